@@ -1,0 +1,23 @@
+//! What the tiers of flexfs share: parsed types, the one error list, limits,
+//! time, TLS, and what every daemon does at start and end. No business rules.
+
+pub mod clock;
+pub mod daemon;
+pub mod duration;
+pub mod error;
+pub mod exit;
+pub mod flags;
+pub mod frame;
+pub mod home;
+pub mod http;
+pub mod ids;
+pub mod limits;
+pub mod name;
+pub mod protocol;
+pub mod size;
+pub mod status;
+pub mod telemetry;
+pub mod tls;
+pub mod wire;
+
+pub use error::{Code, Error, Kind, Result};

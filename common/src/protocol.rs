@@ -1,0 +1,15 @@
+//! Versions and features of the protocol between mount and meta.
+
+/// The newest protocol version this build speaks.
+pub const VERSION: u32 = 1;
+/// The oldest protocol version this build speaks.
+pub const VERSION_MIN: u32 = 1;
+/// Features this build knows; a session has those that both sides know.
+pub const FEATURES: &[&str] = &["recall"];
+/// Label of the TLS exporter that binds a session's proof to its connection
+/// (RFC 5705, RFC 8446 section 7.5).
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-flexfs-ops";
+/// Bytes of exporter output.
+pub const EXPORTER_LEN: usize = 32;
+/// Domain separation of the proof.
+pub const RESUME_DOMAIN: &[u8] = b"flexfs-resume-1";
