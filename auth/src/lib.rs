@@ -1,1 +1,10 @@
-//! placeholder
+//! Who may do what: tokens, their verifiers, credentials files, secret
+//! references, principals, and the one authorisation decision.
+
+pub mod bearer;
+pub mod creds;
+pub mod policy;
+pub mod principal;
+pub mod reference;
+pub mod token;
+pub mod verifier;

@@ -28,9 +28,8 @@ const CHILD_VARIABLE: &str = "FLEXFS_DAEMON_CHILD";
 /// # Errors
 /// What the child reported, or `DAEMON_FAILED` naming the log file.
 pub fn spawn(arguments: &[OsString], log: &Path, limit: Duration) -> Result<u32> {
-    let failed = |why: &str| {
-        Error::new(Code::DaemonFailed, format!("{why}; see {}", log.display()))
-    };
+    let failed =
+        |why: &str| Error::new(Code::DaemonFailed, format!("{why}; see {}", log.display()));
     if let Some(dir) = log.parent() {
         home::make_dir(dir)?;
     }
@@ -175,8 +174,8 @@ impl RunFile {
     /// # Errors
     /// `CONFIG_INVALID` when the file cannot be written.
     pub fn publish(&self, info: &RunInfo) -> Result<()> {
-        let text = serde_json::to_vec(info)
-            .map_err(|e| Error::bare(Code::Internal).caused_by(e))?;
+        let text =
+            serde_json::to_vec(info).map_err(|e| Error::bare(Code::Internal).caused_by(e))?;
         home::write_file(&self.path, &text)
     }
 
@@ -191,9 +190,9 @@ impl RunFile {
         let lock = open_lock(path)?;
         match flock(&lock, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(None),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(fs::read(path)
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok())),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Ok(fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+            }
             Err(e) => Err(lock_failed(path).caused_by(e)),
         }
     }

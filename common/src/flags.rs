@@ -45,7 +45,11 @@ pub fn parse<'a>(owner: Owner, names: impl IntoIterator<Item = &'a str>) -> Resu
                 }
                 return Err(Error::new(
                     Code::ArgumentInvalid,
-                    format!("`{}` is not a flag; flags are {}", name.escape_debug(), allowed.join(" ")),
+                    format!(
+                        "`{}` is not a flag; flags are {}",
+                        name.escape_debug(),
+                        allowed.join(" ")
+                    ),
                 ));
             }
         };

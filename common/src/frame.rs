@@ -86,11 +86,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(payload) = self.take_buffered()? {
                 return Ok(Some(payload));
             }
-            let count = self
-                .stream
-                .read_buf(&mut self.buffer)
-                .await
-                .map_err(|e| Error::new(Code::ProtocolInvalid, "the connection broke").caused_by(e))?;
+            let count = self.stream.read_buf(&mut self.buffer).await.map_err(|e| {
+                Error::new(Code::ProtocolInvalid, "the connection broke").caused_by(e)
+            })?;
             if count == 0 {
                 if self.buffer.is_empty() {
                     return Ok(None);

@@ -22,7 +22,9 @@ impl Home {
             Some(path) => PathBuf::from(path),
             None => std::env::home_dir()
                 .filter(|home| !home.as_os_str().is_empty())
-                .ok_or_else(|| Error::new(Code::ConfigInvalid, "neither FLEXFS_HOME nor HOME is set"))?
+                .ok_or_else(|| {
+                    Error::new(Code::ConfigInvalid, "neither FLEXFS_HOME nor HOME is set")
+                })?
                 .join(".flexfs"),
         };
         if path.is_relative() {

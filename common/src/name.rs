@@ -36,7 +36,8 @@ impl StoreId {
 }
 
 fn check_name(what: &str, text: &str) -> Result<()> {
-    let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let first_ok =
+        text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let rest_ok = text
         .bytes()
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
@@ -116,9 +117,8 @@ impl SubtreePath {
 impl FromStr for SubtreePath {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::new(Code::PathInvalid, format!("`{}`: {why}", text.escape_debug()))
-        };
+        let bad =
+            |why: &str| Error::new(Code::PathInvalid, format!("`{}`: {why}", text.escape_debug()));
         let rest = text.strip_prefix('/').ok_or_else(|| bad("must begin with /"))?;
         if text.len() > limits::PATH_MAX_LEN {
             return Err(bad("longer than 4096 bytes"));

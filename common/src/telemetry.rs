@@ -9,9 +9,16 @@ use tracing_subscriber::EnvFilter;
 pub fn init(verbose: bool) {
     let ours = if verbose { "trace" } else { "info" };
     let filter = [
-        "admin_flexfs", "meta_flexfs", "mount_flexfs", "configure_flexfs",
-        "flexfs_admin", "flexfs_meta", "flexfs_mount", "flexfs_configure",
-        "flexfs_common", "flexfs_auth",
+        "admin_flexfs",
+        "meta_flexfs",
+        "mount_flexfs",
+        "configure_flexfs",
+        "flexfs_admin",
+        "flexfs_meta",
+        "flexfs_mount",
+        "flexfs_configure",
+        "flexfs_common",
+        "flexfs_auth",
     ]
     .iter()
     .fold(String::from("warn"), |filter, target| format!("{filter},{target}={ours}"));

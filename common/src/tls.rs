@@ -78,9 +78,8 @@ impl fmt::Debug for Fingerprint {
 impl FromStr for Fingerprint {
     type Err = Error;
     fn from_str(text: &str) -> Result<Fingerprint> {
-        let bad = || {
-            Error::new(Code::ArgumentInvalid, "a fingerprint is `sha256:` and 64 hex digits")
-        };
+        let bad =
+            || Error::new(Code::ArgumentInvalid, "a fingerprint is `sha256:` and 64 hex digits");
         let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
         if hex.len() != 64 || !hex.is_ascii() {
             return Err(bad());
@@ -131,11 +130,8 @@ impl Peer {
         let tcp = tokio::time::timeout(limits::CONNECT, TcpStream::connect(&self.address))
             .await
             .map_err(|_| unreachable(format!("no connection to {} in time", self.address)))?
-            .map_err(|e| {
-                unreachable(format!("no connection to {}", self.address)).caused_by(e)
-            })?;
-        tcp.set_nodelay(true)
-            .map_err(|e| unreachable(self.address.clone()).caused_by(e))?;
+            .map_err(|e| unreachable(format!("no connection to {}", self.address)).caused_by(e))?;
+        tcp.set_nodelay(true).map_err(|e| unreachable(self.address.clone()).caused_by(e))?;
         if matches!(self.trust, Trust::Plaintext) {
             return Ok(Stream::plain(tcp));
         }
@@ -307,13 +303,8 @@ impl ServerCertVerifier for PinVerifier {
         let inner = WebPkiServerVerifier::builder(Arc::new(roots))
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))?;
-        let verified = inner.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        )?;
+        let verified =
+            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         *self.found.lock() = Some(ca.clone().into_owned());
         Ok(verified)

@@ -58,8 +58,9 @@ pub fn timestamp_from_wire(at: &Timestamp) -> Result<jiff::Timestamp> {
 /// # Errors
 /// `PROTOCOL_INVALID`, naming the field.
 pub fn uuid_from_wire(field: &'static str, text: &str) -> Result<uuid::Uuid> {
-    uuid::Uuid::try_parse(text)
-        .map_err(|e| Error::new(Code::ProtocolInvalid, format!("{field} is not a UUID")).caused_by(e))
+    uuid::Uuid::try_parse(text).map_err(|e| {
+        Error::new(Code::ProtocolInvalid, format!("{field} is not a UUID")).caused_by(e)
+    })
 }
 
 #[cfg(test)]

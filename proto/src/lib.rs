@@ -18,5 +18,4 @@ mod redacted;
 
 /// The compiled descriptor set (`google.protobuf.FileDescriptorSet`) of all
 /// services: the route × principal test takes its list of methods from here.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -50,8 +50,7 @@ async fn a_pinned_ca_is_fetched_and_proves_the_server() {
     let ca = authority();
     let address = serve(leaf(&ca, ADMIN_NAME)).await;
     let pin = Fingerprint::of(&ca.der).unwrap();
-    let fetched =
-        fetch_ca(&address, ADMIN_NAME, pin, Code::AdminUnreachable).await.unwrap();
+    let fetched = fetch_ca(&address, ADMIN_NAME, pin, Code::AdminUnreachable).await.unwrap();
     assert_eq!(fetched, ca.der);
     let peer = Peer {
         address: address.clone(),
@@ -69,8 +68,7 @@ async fn a_stranger_and_a_wrong_role_are_not_trusted() {
     let other_ca = serve(leaf(&stranger, ADMIN_NAME)).await;
     let meta_posing = serve(leaf(&ca, &meta_name(ServerId::random()))).await;
     for address in [&other_ca, &meta_posing] {
-        let error =
-            fetch_ca(address, ADMIN_NAME, pin, Code::AdminUnreachable).await.unwrap_err();
+        let error = fetch_ca(address, ADMIN_NAME, pin, Code::AdminUnreachable).await.unwrap_err();
         assert_eq!(error.code(), Code::PeerUntrusted, "{}", error.with_causes());
         let peer = Peer {
             address: address.clone(),

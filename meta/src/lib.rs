@@ -1,0 +1,4 @@
+//! meta.flexfs: the metadata daemon.
+
+pub mod engine;
+pub mod volume;

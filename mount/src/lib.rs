@@ -1,0 +1,4 @@
+//! mount.flexfs: the FUSE client.
+
+pub mod data;
+pub mod session;
