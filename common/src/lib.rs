@@ -1,6 +1,7 @@
 //! What the tiers of flexfs share: parsed types, the one error list, limits,
 //! time, TLS, and what every daemon does at start and end. No business rules.
 
+pub mod cli;
 pub mod clock;
 pub mod daemon;
 pub mod duration;
