@@ -10,6 +10,25 @@ use flexfs_common::{Error, Result};
 use flexfs_proto::v1;
 use tokio::sync::mpsc;
 
+pub(crate) mod backoff;
+mod connect;
+mod drive;
+mod events;
+mod lease;
+mod mutation;
+mod outbox;
+mod shared;
+mod slots;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use shared::{Phase, Shared};
+
+/// Events that wait for the file system.
+const EVENTS_MAX: usize = 64;
+
 /// Where and as whom to open a session.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
@@ -64,9 +83,9 @@ pub enum SessionEvent {
 #[derive(Debug)]
 pub struct MetaSession {
     opened: v1::OpenSessionReply,
+    shared: Arc<Shared>,
 }
 
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
 impl MetaSession {
     /// Opens a session, connects, and keeps it alive in the background (must
     /// be called in a tokio runtime).
@@ -74,9 +93,16 @@ impl MetaSession {
     /// # Errors
     /// Everything OpenSession refuses with; `META_UNREACHABLE`.
     pub async fn open(
-        config: SessionConfig,
+        mut config: SessionConfig,
     ) -> Result<(Arc<MetaSession>, mpsc::Receiver<SessionEvent>)> {
-        unimplemented!()
+        let (opened, id, key) = connect::open_session(&mut config).await?;
+        let shared = Arc::new(Shared::new(id, key, config.meta, config.wait_limit, &opened));
+        let link = connect::connect(&shared).await?;
+        let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(Arc::clone(&shared.events).pump(sender));
+        tokio::spawn(drive::watch_lease(Arc::clone(&shared)));
+        tokio::spawn(drive::drive(Arc::clone(&shared), link));
+        Ok((Arc::new(MetaSession { opened, shared }), receiver))
     }
 
     /// What meta granted (the session key is cleared).
@@ -88,60 +114,111 @@ impl MetaSession {
     /// The session's id.
     #[must_use]
     pub fn id(&self) -> SessionId {
-        unimplemented!()
+        self.shared.id
+    }
+
+    /// The metadata server.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+
+    /// How long an operation waits for a lost meta.
+    #[must_use]
+    pub fn wait_limit(&self) -> Duration {
+        self.shared.wait_limit()
     }
 
     /// Sends one operation and waits for its result. Mutations get a slot and
     /// a sequence and are sent again after a reconnect; reads too. Many calls
     /// run at once and share frames. Dropping the future cancels a waiting
-    /// lock at meta.
+    /// lock at meta; another mutation whose future is dropped may or may not
+    /// take effect.
     ///
     /// # Errors
     /// Meta's error; the cut's error when the session has ended; `FS_IO` when
-    /// meta could not be reached within the wait limit.
+    /// meta could not be reached within the wait limit; `FS_RANGE` for an
+    /// operation larger than a frame.
     pub async fn call(&self, caller: v1::Caller, body: v1::op::Body) -> Result<v1::reply::Result> {
-        unimplemented!()
+        self.shared.call(caller, body).await
     }
 
     /// How it is.
     #[must_use]
     pub fn state(&self) -> SessionState {
-        unimplemented!()
+        match (self.shared.ended(), self.shared.phase()) {
+            (Some(error), _) => SessionState::Cut(error.code()),
+            (None, Phase::Live) => SessionState::Live,
+            (None, Phase::Down | Phase::Ended) => SessionState::Reconnecting,
+        }
     }
 
     /// The error every operation must fail with now, if the session is cut or
     /// its lease has ended; checked before anything cached is answered.
     ///
     /// # Errors
-    /// As said.
+    /// The cut's error; `META_UNREACHABLE` when the lease has ended.
     pub fn check(&self) -> Result<()> {
-        unimplemented!()
+        self.shared.check()
+    }
+
+    /// Waits until [`MetaSession::check`] succeeds.
+    ///
+    /// # Errors
+    /// The cut's error; `FS_IO` after the wait limit.
+    pub async fn wait_ready(&self) -> Result<()> {
+        self.shared.wait_ready().await
+    }
+
+    /// Returns when the session has ended, with the error of all calls.
+    pub async fn ended(&self) -> Error {
+        self.shared.cut_error().await
     }
 
     /// What is left of the lease (counted from when the renewal was sent).
     #[must_use]
     pub fn lease_left(&self) -> Duration {
-        unimplemented!()
+        self.shared.lease.left()
     }
 
     /// Meta's wall clock as estimated here.
     #[must_use]
     pub fn meta_now(&self) -> v1::Timestamp {
-        unimplemented!()
+        self.shared.clock.now()
+    }
+
+    /// Recalls received so far. An answer may be cached only if this is the
+    /// same before the call was made and, under the cache's own lock, when
+    /// the answer is put there: else a recall may have overtaken it.
+    #[must_use]
+    pub fn recalls(&self) -> u64 {
+        self.shared.recalls()
     }
 
     /// A recall was carried out.
     pub fn recall_done(&self, id: u64) {
-        unimplemented!()
+        self.shared.outbox.recall_done(id);
     }
 
     /// The kernel's caches are dropped after a cut.
     pub fn cut_done(&self) {
-        unimplemented!()
+        self.shared.outbox.cut_done();
     }
 
     /// Clean end: waits for what is in flight, says goodbye.
     pub async fn close(&self) {
-        unimplemented!()
+        self.shared.close().await;
     }
+}
+
+impl Drop for MetaSession {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// The same code and message; the cause stays with the original, which was
+/// logged.
+pub(crate) fn clone_error(error: &Error) -> Error {
+    Error::new(error.code(), error.message())
 }

@@ -1,0 +1,40 @@
+//! Which operations change something: those carry a slot and a sequence, so
+//! that a repeat after a reconnect is not carried out twice.
+
+use flexfs_proto::v1::op::Body;
+
+/// Does it change something at meta? A new operation does not compile
+/// without its decision. `Open` makes a row, so it counts.
+pub(super) fn is_mutation(body: &Body) -> bool {
+    match body {
+        Body::SetAttr(_)
+        | Body::Make(_)
+        | Body::Link(_)
+        | Body::Unlink(_)
+        | Body::Rename(_)
+        | Body::Open(_)
+        | Body::Release(_)
+        | Body::SetXattr(_)
+        | Body::RemoveXattr(_)
+        | Body::MintObjects(_)
+        | Body::CommitData(_)
+        | Body::Fallocate(_)
+        | Body::SetLock(_) => true,
+        Body::Lookup(_)
+        | Body::GetAttr(_)
+        | Body::ReadDir(_)
+        | Body::ReadLink(_)
+        | Body::GetXattr(_)
+        | Body::ListXattr(_)
+        | Body::StatFs(_)
+        | Body::ReadExtents(_)
+        | Body::GetLock(_)
+        | Body::Sync(_)
+        | Body::Access(_) => false,
+    }
+}
+
+/// Is it a lock that meta answers only when it is free?
+pub(super) fn is_waiting_lock(body: &Body) -> bool {
+    matches!(body, Body::SetLock(lock) if lock.wait)
+}
