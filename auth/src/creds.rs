@@ -2,10 +2,24 @@
 //! atomically; refused when group or others can read it, another user owns
 //! it, or it is a symlink (checked on the open descriptor: O_NOFOLLOW, fstat).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use flexfs_common::Result;
+use flexfs_common::tls::{self, Peer, Trust};
+use flexfs_common::{Code, Error, Result, home};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::token::{Token, TokenKind};
+use crate::{private_file, reference};
+
+mod init;
+mod pem;
+
+pub use init::{InitCreds, PreparedCreds, establish_trust};
+
+/// Bytes of a credentials file: a CA, a token and some names, with room.
+const FILE_MAX_LEN: usize = 64 * 1024;
 
 /// What a tier needs to reach the tier above. Spellings as in DESIGN section
 /// 3: `adminAddr`, `token`, `secret`, `metaAddr`; `caCert` is the pinned CA
@@ -26,7 +40,7 @@ pub struct Credentials {
     /// The pinned CA, PEM; absent = the operating system's authorities.
     pub ca_cert: Option<String>,
     /// Meta only: names of block-store credentials → reference to a file.
-    pub block_creds: std::collections::BTreeMap<String, String>,
+    pub block_creds: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -35,7 +49,24 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
+/// The file's keys, in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FileForm {
+    admin_addr: String,
+    token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_addr: Option<String>,
+    #[serde(rename = "metaID", skip_serializing_if = "Option::is_none")]
+    meta_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_cert: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    block_creds: BTreeMap<String, String>,
+}
+
 impl Credentials {
     /// Reads and checks a file.
     ///
@@ -43,43 +74,121 @@ impl Credentials {
     /// `CREDS_MISSING`, `CREDS_INSECURE` (with the command that mends it:
     /// `chmod 600 PATH`, `chown …`), `CREDS_INVALID`.
     pub fn read(path: &Path) -> Result<Credentials> {
-        unimplemented!()
+        let text = private_file::read(path, FILE_MAX_LEN)?;
+        let form: FileForm = toml::from_str(&text).map_err(|e| not_understood(path, &text, &e))?;
+        let credentials = Credentials {
+            admin_addr: form.admin_addr,
+            token: Zeroizing::new(form.token),
+            secret: form.secret.map(Zeroizing::new),
+            meta_addr: form.meta_addr,
+            meta_id: form.meta_id,
+            ca_cert: form.ca_cert,
+            block_creds: form.block_creds,
+        };
+        let why = |e: &Error| {
+            Error::new(Code::CredsInvalid, format!("{}: {}", path.display(), e.message()))
+        };
+        credentials.check().map_err(|e| why(&e))?;
+        Ok(credentials)
     }
-    /// Writes it; an existing file is replaced only with `replace`.
+
+    /// What can be known to be wrong without resolving a reference.
+    fn check(&self) -> Result<()> {
+        self.admin_peer()?;
+        if self.token.is_empty() {
+            return Err(Error::new(Code::CredsInvalid, "the token is empty"));
+        }
+        self.meta_addr.as_deref().map(tls::parse_address).transpose()?;
+        Ok(())
+    }
+
+    /// Writes it; an existing file is replaced only with `replace`. Missing
+    /// directories are made with mode 0700.
     ///
     /// # Errors
     /// `CREDS_EXIST`, `CONFIG_INVALID`.
     pub fn write(&self, path: &Path, replace: bool) -> Result<()> {
-        unimplemented!()
+        self.check()?;
+        let form = FileForm {
+            admin_addr: self.admin_addr.clone(),
+            token: self.token.to_string(),
+            secret: self.secret.as_ref().map(|secret| secret.to_string()),
+            meta_addr: self.meta_addr.clone(),
+            meta_id: self.meta_id.clone(),
+            ca_cert: self.ca_cert.clone(),
+            block_creds: self.block_creds.clone(),
+        };
+        let text = toml::to_string(&form).map(Zeroizing::new);
+        // The source is dropped: it may quote what it could not write.
+        let text = text.map_err(|_| Error::new(Code::Internal, "credentials are no TOML"))?;
+        zeroize::Zeroize::zeroize(&mut { form.token });
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            home::make_dir(dir)?;
+        }
+        if replace {
+            return home::write_file(path, text.as_bytes());
+        }
+        if home::write_new_file(path, text.as_bytes())? { Ok(()) } else { Err(exists(path)) }
     }
-    /// The token, references resolved, of the kind expected.
+
+    /// The token, references resolved, of the kind expected. Blocks (an
+    /// `exec:` reference runs a command).
     ///
     /// # Errors
     /// `REFERENCE_INVALID`, `TOKEN_MALFORMED`, `TOKEN_WRONG_KIND`.
-    pub fn token(&self, kind: crate::token::TokenKind) -> Result<crate::token::Token> {
-        unimplemented!()
+    pub fn token(&self, kind: TokenKind) -> Result<Token> {
+        Token::parse_kind(&reference::resolve(&self.token)?, kind)
     }
+
     /// admin as a peer: address, role name, trust from `ca_cert`.
     ///
     /// # Errors
     /// `CREDS_INVALID`.
-    pub fn admin_peer(&self) -> Result<flexfs_common::tls::Peer> {
-        unimplemented!()
+    pub fn admin_peer(&self) -> Result<Peer> {
+        admin_peer(&self.admin_addr, self.ca_cert.as_deref())
+            .map_err(|e| Error::new(Code::CredsInvalid, e.message().to_owned()).caused_by(e))
     }
 }
 
-/// How `init creds` decides whom to trust, before any token is sent: the
-/// fingerprint if given (fetches the CA), else `ssl/ca` of this home if it
-/// exists, else the operating system's authorities; `http://` addresses
-/// have no TLS. Returns the CA's PEM to keep, and the peer.
+/// admin at this address, trusted through this CA (PEM) or, without one, the
+/// operating system's authorities; without TLS for `http://`.
 ///
 /// # Errors
-/// `PEER_UNTRUSTED`, `ADMIN_UNREACHABLE`, `ARGUMENT_INVALID`.
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
-pub async fn establish_trust(
-    home: &flexfs_common::home::Home,
-    admin_addr: &str,
-    fingerprint: Option<&str>,
-) -> Result<(Option<String>, flexfs_common::tls::Peer)> {
-    unimplemented!()
+/// `ARGUMENT_INVALID` for the address, `CONFIG_INVALID` for the CA.
+pub fn admin_peer(admin_addr: &str, ca_cert: Option<&str>) -> Result<Peer> {
+    let (address, plain) = tls::parse_address(admin_addr)?;
+    let trust = match ca_cert {
+        _ if plain => Trust::Plaintext,
+        Some(pem) => Trust::Ca(tls::certificate_from_pem(pem)?),
+        None => Trust::System,
+    };
+    Ok(Peer {
+        address,
+        name: tls::ADMIN_NAME.to_owned(),
+        trust,
+        unreachable: Code::AdminUnreachable,
+    })
 }
+
+fn exists(path: &Path) -> Error {
+    Error::new(Code::CredsExist, format!("{} exists and is not replaced", path.display()))
+}
+
+/// Names the line and never quotes it: it may be the one with the token.
+fn not_understood(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    Error::new(
+        Code::CredsInvalid,
+        format!(
+            "{} line {line} is not understood; it holds adminAddr and token, and may hold secret, \
+             metaAddr, metaID, caCert, [blockCreds]",
+            path.display()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;
