@@ -6,6 +6,7 @@
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
     clippy::indexing_slicing,
     reason = "generated code; the documentation is in the .proto files"
