@@ -41,7 +41,8 @@ pub fn to_status(error: &Error) -> Status {
 
 /// What the other side said. A status without our details comes from the
 /// transport or from something that is not flexfs: `unreachable` names the
-/// code for "could not be reached".
+/// code for "could not be reached". What our own connector said
+/// (`PEER_UNTRUSTED`, no connection) is kept.
 #[must_use]
 pub fn from_status(status: &Status, unreachable: Code) -> Error {
     if !status.details().is_empty()
@@ -49,6 +50,9 @@ pub fn from_status(status: &Status, unreachable: Code) -> Error {
         && let Ok(error) = wire::error_from_detail(&detail)
     {
         return error;
+    }
+    if let Some(error) = connector_error(status) {
+        return Error::new(error.code(), error.with_causes());
     }
     let code = match status.code() {
         tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => unreachable,
@@ -70,6 +74,24 @@ pub fn from_status(status: &Status, unreachable: Code) -> Error {
     Error::new(code, code.sentence()).caused_by(status.clone())
 }
 
+/// The error of [`crate::tls::Peer::connect`] below the layers of the
+/// transport, which hide it in I/O errors.
+fn connector_error(status: &Status) -> Option<&Error> {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let ours = match inner {
+            Some(inner) => inner.downcast_ref::<Error>(),
+            None => error.downcast_ref::<Error>(),
+        };
+        if ours.is_some() {
+            return ours;
+        }
+        cause = error.source();
+    }
+    None
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
         to_status(&error)
@@ -88,6 +110,26 @@ mod tests {
             assert_eq!(back.code(), *code);
             assert_eq!(back.message(), "about x");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_the_connector_said_is_kept() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let peer = crate::tls::Peer {
+            address,
+            name: crate::tls::ADMIN_NAME.into(),
+            trust: crate::tls::Trust::Plaintext,
+            unreachable: Code::MetaUnreachable,
+        };
+        let mut client = flexfs_proto::v1::admin_service_client::AdminServiceClient::new(
+            peer.channel().unwrap(),
+        );
+        let status = client.who_am_i(flexfs_proto::v1::WhoAmIRequest {}).await.unwrap_err();
+        let error = from_status(&status, Code::AdminUnreachable);
+        assert_eq!(error.code(), Code::MetaUnreachable);
+        assert!(error.message().contains("refused"), "{}", error.message());
     }
 
     #[test]
