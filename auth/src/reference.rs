@@ -46,6 +46,25 @@ pub fn resolve(text: &str) -> Result<Zeroizing<String>> {
     checked("the value", Zeroizing::new(text.to_owned()))
 }
 
+/// Replaces `${VAR}` in a value of a configuration file. Any other `$` stays.
+///
+/// # Errors
+/// `REFERENCE_INVALID` naming the variable that is unset or empty, or an
+/// unclosed `${`.
+pub fn interpolate(text: &str) -> Result<Zeroizing<String>> {
+    let mut out = Zeroizing::new(String::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (variable, after) =
+            after.split_once('}').ok_or_else(|| invalid("`${`", "it is not closed"))?;
+        out.push_str(before);
+        out.push_str(&from_environment(variable)?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
 /// Reads a `--tokenFile F|-` argument: a file or standard input, at most
 /// 4 KiB, trailing white space stripped; also the three references.
 ///
@@ -208,6 +227,16 @@ mod tests {
         assert!(refused("env:FLEXFS_NOT_SET").contains("`env:FLEXFS_NOT_SET`"));
         assert!(refused("env:").contains("no name"));
         assert!(refused("env:A=B").contains("no name"));
+    }
+
+    #[test]
+    fn variables_within_a_value() {
+        let text = |text| interpolate(text).map(|t| t.to_string());
+        assert_eq!(text("a ${CARGO_PKG_NAME}:$7 b").unwrap(), "a flexfs-auth:$7 b");
+        assert_eq!(text("plain").unwrap(), "plain");
+        for bad in ["${FLEXFS_NOT_SET}", "${}", "${X"] {
+            assert_eq!(text(bad).unwrap_err().code(), Code::ReferenceInvalid, "{bad}");
+        }
     }
 
     #[test]
