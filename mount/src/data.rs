@@ -1,14 +1,50 @@
 //! The data plane: contents of files over immutable objects, read cache,
 //! write-back buffer. Knows inodes and handles, not names.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flexfs_common::Result;
 use flexfs_common::ids::Ino;
+use flexfs_common::{Error, Result};
 use flexfs_proto::v1;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
+use crate::codec::Codec;
 use crate::session::MetaSession;
+
+mod background;
+mod blocks;
+mod budget;
+mod dirty;
+mod extents;
+mod failures;
+mod file;
+mod flush;
+mod mapping;
+mod mint;
+mod prefetch;
+mod read;
+mod seek;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod upload;
+mod write;
+
+use blocks::Blocks;
+use budget::Budget;
+use file::FileState;
+use mint::Mint;
+use transfer::Transfer;
+
+/// Files whose state is kept although nobody has them open.
+const IDLE_FILES_MAX: usize = 4096;
+/// Files flushed at once by [`DataPlane::flush_all`].
+const FLUSH_ALL_PARALLEL: usize = 32;
 
 /// Settings of the data plane.
 #[derive(Debug, Clone)]
@@ -21,12 +57,53 @@ pub struct DataSettings {
 
 /// Makes and finds the per-inode data state.
 #[derive(Debug)]
-pub struct DataPlane {}
+pub struct DataPlane {
+    core: Arc<Core>,
+}
+
+/// What all files of the mount share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    session: Arc<MetaSession>,
+    transfer: Arc<Transfer>,
+    blocks: Arc<Blocks>,
+    mint: Mint,
+    budget: Budget,
+    codec: Codec,
+    block_size: u64,
+    inline_max: u64,
+    /// Most blocks to fetch ahead; 0 when the cache is too small for any.
+    prefetch_blocks: u64,
+    /// Encodings at once.
+    encoders: Semaphore,
+    flushes: Arc<Semaphore>,
+    /// Wakes the flusher.
+    flusher: Arc<Notify>,
+    stop: CancellationToken,
+    files: Mutex<Files>,
+    dirty_files: Mutex<HashMap<Ino, Arc<FileData>>>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    by_ino: HashMap<Ino, Arc<FileData>>,
+    /// Size at which idle files are looked for again.
+    sweep_at: usize,
+}
 
 /// The contents of one inode, shared by all its opens in this mount. Reads
 /// see this mount's own dirty writes.
 #[derive(Debug)]
-pub struct FileData {}
+pub struct FileData {
+    core: Arc<Core>,
+    ino: Ino,
+    handle: Bytes,
+    state: Mutex<FileState>,
+    /// Held during a flush: commits of one file are in order.
+    turn: tokio::sync::Mutex<()>,
+    /// Held while meta is asked where the bytes lie.
+    asking: tokio::sync::Mutex<()>,
+}
 
 /// What the cache and buffers hold now.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,37 +114,120 @@ pub struct DataUsage {
     pub cache_bytes: u64,
 }
 
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
 impl DataPlane {
-    /// A data plane on this session.
+    /// A data plane on this session (must be called in a tokio runtime).
     ///
     /// # Errors
-    /// `INTERNAL` when the HTTP client cannot be made.
+    /// `INTERNAL` when the HTTP client cannot be made; `FORMAT_UNSUPPORTED`
+    /// for an encrypted volume or a compression that is not known.
     pub fn new(session: Arc<MetaSession>, settings: DataSettings) -> Result<Arc<DataPlane>> {
-        unimplemented!()
+        let grant = session.opened();
+        if grant.encryption {
+            return Err(Error::new(
+                flexfs_common::Code::FormatUnsupported,
+                "encrypted volumes are not built yet",
+            ));
+        }
+        let codec = Codec::from_name(&grant.compression)?;
+        let (block_size, inline_max) = (u64::from(grant.block_size), u64::from(grant.inline_max));
+        let transfer = Arc::new(Transfer::new(Arc::clone(&session))?);
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let core = Arc::new(Core {
+            blocks: Arc::new(Blocks::new(Arc::clone(&transfer), settings.mem_capacity)),
+            mint: Mint::new(Arc::clone(&session)),
+            budget: Budget::new(settings.write_back_max),
+            transfer,
+            session,
+            codec,
+            block_size,
+            inline_max,
+            // The block being read, those ahead, and room for another file.
+            prefetch_blocks: (settings.mem_capacity / block_size / 2).saturating_sub(1),
+            encoders: Semaphore::new(cores),
+            flushes: Arc::new(Semaphore::new(Core::parallel_flushes())),
+            flusher: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+            files: Mutex::new(Files { by_ino: HashMap::new(), sweep_at: IDLE_FILES_MAX }),
+            dirty_files: Mutex::new(HashMap::new()),
+        });
+        tokio::spawn(background::run(Arc::downgrade(&core)));
+        Ok(Arc::new(DataPlane { core }))
     }
 
     /// The data of an inode, made when first asked for. `attr` is fresh from
-    /// meta: when its change counter differs from what is cached and nothing
-    /// is dirty, the cached extents are dropped.
+    /// meta: when its change counter is newer than what is cached, the cached
+    /// extents are dropped (dirty bytes stay).
     pub fn file(&self, handle: Bytes, attr: &v1::Attr) -> Arc<FileData> {
-        unimplemented!()
+        let ino = Ino(attr.ino);
+        let mut files = self.core.files.lock();
+        if let Some(file) = files.by_ino.get(&ino) {
+            let file = Arc::clone(file);
+            drop(files);
+            file.state.lock().learn(attr);
+            return file;
+        }
+        if files.by_ino.len() >= files.sweep_at {
+            files.by_ino.retain(|_, file| file.is_in_use());
+            files.sweep_at = IDLE_FILES_MAX.max(files.by_ino.len() * 2);
+        }
+        let block_size = self.core.session.opened().block_size;
+        let file = Arc::new(FileData {
+            core: Arc::clone(&self.core),
+            ino,
+            handle,
+            state: Mutex::new(FileState::new(attr, block_size)),
+            turn: tokio::sync::Mutex::new(()),
+            asking: tokio::sync::Mutex::new(()),
+        });
+        files.by_ino.insert(ino, Arc::clone(&file));
+        file
     }
 
     /// The data of an inode if this mount has some.
     #[must_use]
     pub fn get(&self, ino: Ino) -> Option<Arc<FileData>> {
-        unimplemented!()
+        self.core.files.lock().by_ino.get(&ino).cloned()
     }
 
     /// An open of the inode began (+) in this mount.
     pub fn opened(&self, ino: Ino) {
-        unimplemented!()
+        if let Some(file) = self.get(ino) {
+            let mut state = file.state.lock();
+            state.opens = state.opens.saturating_add(1);
+        }
+    }
+
+    /// As [`DataPlane::opened`], and the open is known by its id: it is not
+    /// told failures that others were told before it began.
+    pub fn opened_as(&self, ino: Ino, open_id: u64) {
+        if let Some(file) = self.get(ino) {
+            let mut state = file.state.lock();
+            state.opens = state.opens.saturating_add(1);
+            state.failures.opened(open_id);
+        }
     }
 
     /// An open of the inode ended; the last one lets the state go once clean.
     pub fn closed(&self, ino: Ino) {
-        unimplemented!()
+        let Some(file) = self.get(ino) else { return };
+        let mut state = file.state.lock();
+        state.opens = state.opens.saturating_sub(1);
+        if state.opens == 0 {
+            // Nobody is left who could be told that there is no room, or make
+            // some through this file; the buffer belongs to others too.
+            if state.full.is_some() && state.failures.was_told() {
+                let lost = state.discard();
+                tracing::error!(%ino, lost, "data is lost: there was no room for it");
+            }
+            state.failures.all_closed();
+        }
+        let excess = state.settle();
+        let clean = state.is_clean();
+        drop(state);
+        self.core.budget.release(excess);
+        if clean {
+            self.core.mark_clean(&file);
+        }
     }
 
     /// Flushes everything dirty of the mount; with `sync` until it survives
@@ -76,89 +236,152 @@ impl DataPlane {
     /// # Errors
     /// The first failure; the others are logged.
     pub async fn flush_all(&self, sync: bool) -> Result<()> {
-        unimplemented!()
+        let files: Vec<_> = self.core.dirty_files.lock().values().cloned().collect();
+        let flushes =
+            files.into_iter().map(|file| async move { file.flush_now(false, false).await });
+        let outcomes: Vec<Result<()>> =
+            futures::stream::iter(flushes).buffer_unordered(FLUSH_ALL_PARALLEL).collect().await;
+        outcomes.into_iter().collect::<Result<()>>()?;
+        if sync { self.core.sync(&v1::Caller::default()).await } else { Ok(()) }
     }
 
     /// Drops everything (the session was cut). Returns lost dirty bytes.
     pub fn discard_all(&self) -> u64 {
-        unimplemented!()
+        let files: Vec<_> = self.core.files.lock().by_ino.values().cloned().collect();
+        let error = self.core.session.check().err();
+        let mut lost = 0;
+        for file in files {
+            lost += file.discard(error.as_ref());
+        }
+        self.core.blocks.clear();
+        lost
     }
 
-    /// Drops the cached extents and blocks of an inode, flushing dirty data
-    /// first (recall).
+    /// Drops the cached extents of an inode, flushing dirty data first
+    /// (recall).
     ///
     /// # Errors
-    /// What the flush failed with.
+    /// What the flush failed with; the caches are dropped all the same.
     pub async fn recall(&self, ino: Ino) -> Result<()> {
-        unimplemented!()
+        let Some(file) = self.get(ino) else { return Ok(()) };
+        // Now, so that no answer asked for before is kept, and after, because
+        // the flush may have asked.
+        file.state.lock().forget();
+        let clean = file.state.lock().is_clean();
+        let outcome = if clean { Ok(()) } else { file.flush_now(false, false).await };
+        file.state.lock().forget();
+        outcome
     }
 
     /// For `status`.
     #[must_use]
     pub fn usage(&self) -> DataUsage {
-        unimplemented!()
+        DataUsage {
+            dirty_bytes: self.core.budget.used(),
+            cache_bytes: self.core.blocks.cached_bytes(),
+        }
     }
 }
 
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+        // Files refer to the core and the core to files.
+        self.core.files.lock().by_ino.clear();
+        self.core.dirty_files.lock().clear();
+    }
+}
+
+impl Core {
+    /// Everything answered before is on stable storage when this returns.
+    async fn sync(&self, caller: &v1::Caller) -> Result<()> {
+        let body = v1::op::Body::Sync(v1::Sync {});
+        self.session.call(caller.clone(), body).await.map(drop)
+    }
+
+    /// The file has something for the flusher; `due`: now.
+    fn mark_dirty(&self, file: &Arc<FileData>, due: bool) {
+        let first = {
+            let mut dirty = self.dirty_files.lock();
+            let empty = dirty.is_empty();
+            dirty.entry(file.ino).or_insert_with(|| Arc::clone(file));
+            empty
+        };
+        if due || first {
+            self.flusher.notify_one();
+        }
+    }
+
+    fn mark_clean(&self, file: &Arc<FileData>) {
+        let mut dirty = self.dirty_files.lock();
+        // Under this lock a writer that comes now is seen.
+        if file.state.lock().is_clean() {
+            dirty.remove(&file.ino);
+        }
+    }
+}
+
 impl FileData {
-    /// Reads up to `len` bytes at `offset`; short only at the end of file.
-    ///
-    /// # Errors
-    /// `BLOCK_CORRUPT`, `BLOCK_UNAVAILABLE`, and meta's.
-    pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
-        unimplemented!()
+    fn is_in_use(&self) -> bool {
+        let state = self.state.lock();
+        state.opens > 0 || !state.is_clean()
     }
 
-    /// Buffers a write; waits when too much is dirty. `append` writes at the
-    /// present end of file and ignores `offset`. Returns the bytes written.
-    ///
-    /// # Errors
-    /// `FS_TOO_BIG`, a kept failure of an earlier flush, the session's.
-    pub async fn write(
-        &self,
-        caller: &v1::Caller,
-        open_id: u64,
-        offset: u64,
-        data: Bytes,
-        append: bool,
-    ) -> Result<u32> {
-        unimplemented!()
+    /// The inode.
+    #[must_use]
+    pub fn ino(&self) -> Ino {
+        self.ino
     }
 
-    /// Uploads and commits what is dirty; with `sync` until it survives power
-    /// loss. Reports each failure once per open that has not seen it.
-    ///
-    /// # Errors
-    /// The failure of this or an earlier background flush.
-    pub async fn flush(&self, caller: &v1::Caller, open_id: u64, sync: bool) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Size with dirty writes; `None` when it equals what meta says.
+    /// Size with dirty writes; `None` when it equals what meta said last to
+    /// the caller (the attributes given to [`DataPlane::file`]).
     #[must_use]
     pub fn local_size(&self) -> Option<u64> {
-        unimplemented!()
+        let state = self.state.lock();
+        (!state.is_clean() || state.committed.is_some()).then(|| state.size_now())
     }
 
     /// Time of the last buffered write, when dirty (for getattr).
     #[must_use]
     pub fn local_mtime(&self) -> Option<v1::Timestamp> {
-        unimplemented!()
+        self.state.lock().mtime
+    }
+
+    /// The attributes that meta answered to the last commit of this mount,
+    /// when they are newer than those given to [`DataPlane::file`].
+    #[must_use]
+    pub fn committed_attr(&self) -> Option<v1::Attr> {
+        self.state.lock().committed.clone()
     }
 
     /// The size was set through meta (truncate): drop what lies beyond and
     /// what is cached. The caller has flushed before.
     pub fn truncated(&self, attr: &v1::Attr) {
-        unimplemented!()
+        let mut state = self.state.lock();
+        state.clip(attr.size);
+        state.forget();
+        if attr.change >= state.change {
+            state.adopt(attr);
+        }
+        let excess = state.settle();
+        drop(state);
+        self.core.budget.release(excess);
     }
 
-    /// First offset at or after `offset` that holds data (`hole` false) or a
-    /// hole (`hole` true), as lseek(2) SEEK_DATA/SEEK_HOLE; flushes first.
-    ///
-    /// # Errors
-    /// `FS_NO_SUCH_DEVICE` beyond the end.
-    pub async fn seek(&self, caller: &v1::Caller, offset: u64, hole: bool) -> Result<u64> {
-        unimplemented!()
+    /// Drops what is written and cached; `error` is told to every open.
+    fn discard(self: &Arc<Self>, error: Option<&Error>) -> u64 {
+        let mut state = self.state.lock();
+        let lost = state.discard();
+        if lost > 0
+            && let Some(error) = error
+        {
+            state.failures.record(error);
+        }
+        state.forget();
+        let excess = state.settle();
+        drop(state);
+        self.core.budget.release(excess);
+        self.core.mark_clean(self);
+        lost
     }
 }

@@ -82,6 +82,12 @@ impl ObjectHead {
         self.plain_len
     }
 
+    /// The error for bytes that are fewer or more than the table says.
+    #[must_use]
+    pub fn wrong_length(&self) -> Error {
+        corrupt(self.object, "it has another length than its table says")
+    }
+
     /// Exact stored length of the whole object.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
@@ -110,7 +116,7 @@ impl ObjectHead {
         let range = self.stored_range(frames.clone())?;
         let expected = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         if stored.len() != expected {
-            return Err(corrupt(self.object, "it has another length than its table says"));
+            return Err(self.wrong_length());
         }
         let entries = self.frames.get(frames).unwrap_or_default();
         entries
@@ -126,7 +132,7 @@ impl ObjectHead {
     pub fn decode_object(object: ObjectId, bytes: Bytes, plain_len: u32) -> Result<Bytes> {
         let head = ObjectHead::parse(object, &bytes, plain_len)?;
         if bytes.len() as u64 != head.stored_len() {
-            return Err(corrupt(object, "it has another length than its table says"));
+            return Err(head.wrong_length());
         }
         let count = head.frames.len();
         if count == 0 {

@@ -1,0 +1,120 @@
+//! Asking meta where a file's bytes lie.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use bytes::Bytes;
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1;
+
+use super::FileData;
+use super::extents::{self, Piece, Told};
+use super::file::Form;
+
+/// Blocks asked about at once: a minute of reading, and few URLs unused.
+const WINDOW_BLOCKS: u64 = 64;
+/// Answers that were overtaken before the operation gives up.
+const ATTEMPTS: u32 = 16;
+
+/// Where bytes of a file come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The whole contents.
+    Inline(Bytes),
+    /// Spans in objects; what they leave open are holes.
+    Pieces(Vec<Piece>),
+}
+
+impl FileData {
+    /// Where `range` lies at meta, from memory or by asking.
+    ///
+    /// # Errors
+    /// Meta's; `FS_IO` when the file changes faster than it can be asked for.
+    pub(super) async fn source(&self, range: &Range<u64>) -> Result<Source> {
+        if let Ok(source) = self.known_source(range) {
+            return Ok(source);
+        }
+        // One question at a time: the others find its answer.
+        let _asking = self.asking.lock().await;
+        for _ in 0..ATTEMPTS {
+            let at = match self.known_source(range) {
+                Ok(source) => return Ok(source),
+                Err(at) => at,
+            };
+            let era = self.state.lock().era;
+            let told = self.ask(at, range.end).await?;
+            self.state.lock().take_told(&told, era);
+            // An answer that may not be kept is still right for a read that
+            // began before it was asked for.
+            if let Some(inline) = told.inline {
+                return Ok(Source::Inline(inline));
+            }
+            if let Some(pieces) = told.covering(range) {
+                return Ok(Source::Pieces(pieces));
+            }
+        }
+        Err(Error::new(Code::FsIo, "the file changes faster than it can be read"))
+    }
+
+    /// From memory; else the first offset that is not known.
+    fn known_source(&self, range: &Range<u64>) -> Result<Source, u64> {
+        let state = self.state.lock();
+        match &state.form {
+            Form::Inline(inline) => Ok(Source::Inline(inline.clone())),
+            Form::Extents => state.windows.find(range, Instant::now()).map(Source::Pieces),
+            Form::Unknown => Err(range.start),
+        }
+    }
+
+    async fn ask(&self, at: u64, end: u64) -> Result<Told> {
+        let block = self.core.block_size;
+        let start = at - at % block;
+        let asked = start..start.saturating_add(WINDOW_BLOCKS * block).max(end);
+        let sent = Instant::now();
+        let body = v1::op::Body::ReadExtents(v1::ReadExtents {
+            handle: self.handle.to_vec(),
+            offset: asked.start,
+            length: asked.end - asked.start,
+        });
+        match self.core.session.call(v1::Caller::default(), body).await? {
+            v1::reply::Result::Extents(map) => extents::parse(map, asked, sent),
+            _ => Err(Error::new(Code::ProtocolInvalid, "not the answer to ReadExtents")),
+        }
+    }
+
+    /// Makes sure that size and form are those of meta.
+    pub(super) async fn know_form(&self) -> Result<()> {
+        let known = {
+            let state = self.state.lock();
+            state.size_known && state.form != Form::Unknown
+        };
+        if !known {
+            self.source(&(0..1)).await?;
+        }
+        Ok(())
+    }
+
+    /// The size at meta is known after this (it may be older than a change
+    /// that comes at the same time).
+    pub(super) async fn know_size(&self) -> Result<()> {
+        if self.state.lock().size_known {
+            return Ok(());
+        }
+        // Whatever is cached of the map, the size is asked for.
+        let _asking = self.asking.lock().await;
+        let (known, era) = {
+            let state = self.state.lock();
+            (state.size_known, state.era)
+        };
+        if known {
+            return Ok(());
+        }
+        let told = self.ask(0, 1).await?;
+        let mut state = self.state.lock();
+        if !state.take_told(&told, era) {
+            // Recalled again meanwhile: right for this operation, not kept.
+            state.size = told.size;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! SEEK_DATA and SEEK_HOLE.
+
+use std::sync::Arc;
+
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1;
+
+use super::FileData;
+use super::mapping::Source;
+
+/// Blocks looked at in one step.
+const STEP_BLOCKS: u64 = 64;
+
+impl FileData {
+    /// First offset at or after `offset` that holds data (`hole` false) or a
+    /// hole (`hole` true), as lseek(2) SEEK_DATA/SEEK_HOLE; flushes first.
+    ///
+    /// # Errors
+    /// `FS_NO_SUCH_DEVICE` beyond the end.
+    pub async fn seek(
+        self: &Arc<Self>,
+        caller: &v1::Caller,
+        offset: u64,
+        hole: bool,
+    ) -> Result<u64> {
+        if !self.state.lock().is_clean() {
+            let file = Arc::clone(self);
+            let task = tokio::spawn(async move { file.flush_now(false, false).await });
+            task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()?;
+        }
+        let _ = caller;
+        self.know_size().await?;
+        let size = self.state.lock().size_now();
+        let beyond = || Error::bare(Code::FsNoSuchDevice);
+        if offset >= size {
+            return Err(beyond());
+        }
+        let mut at = offset;
+        while at < size {
+            let end = size.min(at.saturating_add(STEP_BLOCKS * self.core.block_size));
+            match self.source(&(at..end)).await? {
+                Source::Inline(_) => return if hole { Ok(size) } else { Ok(at) },
+                Source::Pieces(pieces) => {
+                    for piece in pieces {
+                        if hole && piece.offset > at {
+                            return Ok(at);
+                        }
+                        if !hole {
+                            return Ok(piece.offset.max(at));
+                        }
+                        at = piece.end();
+                    }
+                    if hole && at < end {
+                        return Ok(at);
+                    }
+                    at = end;
+                }
+            }
+        }
+        // Every file ends with a hole (lseek(2)).
+        if hole { Ok(size) } else { Err(beyond()) }
+    }
+}
