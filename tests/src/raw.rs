@@ -1,0 +1,342 @@
+//! A client of the raw protocol that obeys nothing: what an attacker with a
+//! valid token and a program of their own can send.
+
+use aws_lc_rs::hmac;
+use bytes::BytesMut;
+use flexfs_auth::bearer::BearerInterceptor;
+use flexfs_common::frame::{self, FrameKind, FrameReader};
+use flexfs_common::tls::{self, Peer, Stream, Trust};
+use flexfs_common::{Code, Error, Result, protocol, status};
+use flexfs_proto::v1::admin_service_client::AdminServiceClient;
+use flexfs_proto::v1::meta_service_client::MetaServiceClient;
+use flexfs_proto::v1::op::Body;
+use flexfs_proto::v1::reply::Result as Answer;
+use flexfs_proto::v1::{
+    Attr, Caller, Challenge, ClientFrame, Cut, DescribeMountRequest, Entry, FileKind, Heartbeat,
+    Lookup, Make, Op, Open, OpenSessionReply, OpenSessionRequest, Resume, Resumed, ServerFrame,
+};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+
+use crate::cluster::{Cluster, Token};
+
+/// How long an answer may take.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Runs an attack.
+///
+/// # Panics
+/// When there is no runtime.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// A session, opened with a token.
+#[derive(Clone, Debug)]
+pub struct RawSession {
+    /// What meta granted.
+    pub reply: OpenSessionReply,
+    peer: Peer,
+}
+
+impl RawSession {
+    /// Opens a session of a volume, asking for nothing special.
+    ///
+    /// # Errors
+    /// What admin or meta says.
+    pub async fn open(cluster: &Cluster, volume: &str, token: &Token) -> Result<RawSession> {
+        RawSession::open_as(cluster, volume, token, |_| ()).await
+    }
+
+    /// Opens a session with a changed request.
+    ///
+    /// # Errors
+    /// What admin or meta says.
+    pub async fn open_as(
+        cluster: &Cluster,
+        volume: &str,
+        token: &Token,
+        change: impl FnOnce(&mut OpenSessionRequest),
+    ) -> Result<RawSession> {
+        let token = flexfs_auth::token::Token::parse(&token.text())?;
+        let ca = std::fs::read_to_string(cluster.home().join("ssl/ca"))
+            .map_err(|e| Error::new(Code::ConfigInvalid, "ssl/ca").caused_by(e))?;
+        let trust = Trust::Ca(tls::certificate_from_pem(&ca)?);
+        let admin = Peer {
+            address: cluster.admin_address().to_owned(),
+            name: tls::ADMIN_NAME.to_owned(),
+            trust: trust.clone(),
+            unreachable: Code::AdminUnreachable,
+        };
+        let bearer = BearerInterceptor::new(&token);
+        let mut client = AdminServiceClient::with_interceptor(admin.channel()?, bearer.clone());
+        let described = client
+            .describe_mount(DescribeMountRequest { volume: volume.to_owned() })
+            .await
+            .map_err(|e| status::from_status(&e, Code::AdminUnreachable))?
+            .into_inner();
+        let server = described
+            .meta_server_id
+            .parse()
+            .map_err(|_| Error::new(Code::ProtocolInvalid, "meta_server_id"))?;
+        let peer = Peer {
+            address: described.meta_address,
+            name: tls::meta_name(server),
+            trust,
+            unreachable: Code::MetaUnreachable,
+        };
+        let mut request = OpenSessionRequest {
+            volume: volume.to_owned(),
+            protocol_min: protocol::VERSION_MIN,
+            protocol_max: protocol::VERSION,
+            features: protocol::FEATURES.iter().map(ToString::to_string).collect(),
+            honours: ["noExec", "noSUID", "noDev", "noATime"].map(str::to_owned).to_vec(),
+            host_name: "attacker".to_owned(),
+            client_version: "raw".to_owned(),
+            dir: "/".to_owned(),
+            ..OpenSessionRequest::default()
+        };
+        change(&mut request);
+        let mut client = MetaServiceClient::with_interceptor(peer.channel()?, bearer);
+        let reply = client
+            .open_session(request)
+            .await
+            .map_err(|e| status::from_status(&e, Code::MetaUnreachable))?
+            .into_inner();
+        Ok(RawSession { reply, peer })
+    }
+
+    /// A connection without any proof yet, and its challenge.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn challenge(&self) -> Result<(RawConnection, Challenge)> {
+        let stream = self.peer.connect(frame::ALPN).await?;
+        let exporter = stream.exporter()?;
+        let (reader, writer) = tokio::io::split(stream);
+        let mut connection = RawConnection {
+            reader: FrameReader::new(reader, FrameKind::Server),
+            writer,
+            exporter,
+            next_request: 1,
+            sequence: 0,
+            cut: None,
+        };
+        let frame = connection.read().await?;
+        let challenge = frame.challenge.ok_or_else(|| unexpected("no challenge"))?;
+        Ok((connection, challenge))
+    }
+
+    /// Connects and proves the session's key.
+    ///
+    /// # Errors
+    /// What meta refuses it with.
+    pub async fn connect(&self) -> Result<RawConnection> {
+        let (mut connection, challenge) = self.challenge().await?;
+        let proof = self.proof(&connection, &challenge.nonce);
+        connection.resume(&self.reply.session_id, proof).await?;
+        Ok(connection)
+    }
+
+    /// HMAC-SHA-256(key, domain || session id || nonce || exporter).
+    #[must_use]
+    pub fn proof(&self, connection: &RawConnection, nonce: &[u8]) -> Vec<u8> {
+        let secret = self.reply.session_key.as_ref().map(|key| key.value.clone());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret.unwrap_or_default());
+        let mut context = hmac::Context::with_key(&key);
+        let parts = [protocol::RESUME_DOMAIN, &self.reply.session_id, nonce, &connection.exporter];
+        parts.iter().for_each(|part| context.update(part));
+        context.sign().as_ref().to_vec()
+    }
+
+    /// The handle of the session's root.
+    #[must_use]
+    pub fn root(&self) -> Vec<u8> {
+        self.reply.root_handle.clone()
+    }
+}
+
+/// A connection for operations.
+#[derive(Debug)]
+pub struct RawConnection {
+    reader: FrameReader<ReadHalf<Stream>>,
+    writer: WriteHalf<Stream>,
+    exporter: [u8; protocol::EXPORTER_LEN],
+    next_request: u64,
+    sequence: u64,
+    /// The session was cut, and why.
+    pub cut: Option<Cut>,
+}
+
+impl RawConnection {
+    /// Sends a proof.
+    ///
+    /// # Errors
+    /// What meta refuses it with.
+    pub async fn resume(&mut self, session: &[u8], proof: Vec<u8>) -> Result<Resumed> {
+        let session_id = session.to_vec();
+        let resume = Resume { session_id, proof, protocol_version: protocol::VERSION };
+        self.send(&ClientFrame { resume: Some(resume), ..ClientFrame::default() }).await?;
+        let frame = self.read().await?;
+        let resumed = frame.resumed.ok_or_else(|| unexpected("not resumed"))?;
+        self.sequence = resumed.slot_sequences.first().copied().unwrap_or(0);
+        Ok(resumed)
+    }
+
+    /// Sends a frame as it is.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send(&mut self, frame: &ClientFrame) -> Result<()> {
+        let mut bytes = BytesMut::new();
+        frame::encode(FrameKind::Client, frame, &mut bytes)?;
+        let sent = async {
+            self.writer.write_all(&bytes).await?;
+            self.writer.flush().await
+        };
+        sent.await.map_err(|e| Error::new(Code::MetaUnreachable, "sending").caused_by(e))
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// `META_UNREACHABLE` when the connection ends, `DEADLINE_EXCEEDED` when
+    /// nothing comes, and what meta refuses with.
+    pub async fn read(&mut self) -> Result<ServerFrame> {
+        let frame: Option<ServerFrame> = tokio::time::timeout(ANSWER, self.reader.next())
+            .await
+            .map_err(|_| Error::bare(Code::DeadlineExceeded))??;
+        let frame = frame.ok_or_else(|| Error::new(Code::MetaUnreachable, "closed"))?;
+        if let Some(cut) = &frame.cut {
+            self.cut = Some(cut.clone());
+        }
+        match &frame.refused {
+            Some(detail) => Err(flexfs_common::wire::error_from_detail(detail)?),
+            None => Ok(frame),
+        }
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn heartbeat(&mut self) -> Result<()> {
+        let heartbeat = Some(Heartbeat { number: self.next_request });
+        self.send(&ClientFrame { heartbeat, ..ClientFrame::default() }).await
+    }
+
+    /// One operation that changes nothing, as root.
+    ///
+    /// # Errors
+    /// The operation's own, or the connection's.
+    pub async fn ask(&mut self, body: Body) -> Result<Answer> {
+        self.perform(body, 0).await
+    }
+
+    /// One mutation on slot 0, as root.
+    ///
+    /// # Errors
+    /// The operation's own, or the connection's.
+    pub async fn change(&mut self, body: Body) -> Result<Answer> {
+        self.sequence += 1;
+        self.perform(body, self.sequence).await
+    }
+
+    /// One operation with this sequence on slot 0.
+    ///
+    /// # Errors
+    /// The operation's own, or the connection's.
+    pub async fn perform(&mut self, body: Body, sequence: u64) -> Result<Answer> {
+        let request_id = self.next_request;
+        self.next_request += 1;
+        let op = Op {
+            request_id,
+            slot: 0,
+            sequence,
+            caller: Some(Caller { umask: 0o022, ..Caller::default() }),
+            body: Some(body),
+        };
+        self.send(&ClientFrame { ops: vec![op], ..ClientFrame::default() }).await?;
+        loop {
+            let frame = self.read().await?;
+            for reply in frame.replies {
+                if reply.request_id == request_id {
+                    return match reply.result.ok_or_else(|| unexpected("an empty reply"))? {
+                        Answer::Error(detail) => {
+                            Err(flexfs_common::wire::error_from_detail(&detail)?)
+                        }
+                        answer => Ok(answer),
+                    };
+                }
+            }
+            if let Some(cut) = &self.cut {
+                let detail = cut.reason.clone().unwrap_or_default();
+                return Err(flexfs_common::wire::error_from_detail(&detail)?);
+            }
+        }
+    }
+
+    /// Looks a name up.
+    ///
+    /// # Errors
+    /// As [`RawConnection::ask`].
+    pub async fn lookup(&mut self, parent: &[u8], name: &[u8]) -> Result<Entry> {
+        let body = Lookup { parent: parent.to_vec(), name: name.to_vec() };
+        entry(self.ask(Body::Lookup(body)).await?)
+    }
+
+    /// Makes a file or directory.
+    ///
+    /// # Errors
+    /// As [`RawConnection::ask`].
+    pub async fn make(&mut self, parent: &[u8], name: &[u8], kind: FileKind) -> Result<Entry> {
+        let body = Make {
+            parent: parent.to_vec(),
+            name: name.to_vec(),
+            kind: kind.into(),
+            mode: 0o755,
+            exclusive: true,
+            ..Make::default()
+        };
+        entry(self.change(Body::Make(body)).await?)
+    }
+
+    /// Opens a file with open(2) flags.
+    ///
+    /// # Errors
+    /// As [`RawConnection::ask`].
+    pub async fn open(&mut self, handle: &[u8], flags: u32) -> Result<u64> {
+        let body = Open { handle: handle.to_vec(), flags };
+        match self.change(Body::Open(body)).await? {
+            Answer::Opened(opened) => Ok(opened.open_id),
+            other => Err(unexpected(&format!("{other:?}"))),
+        }
+    }
+}
+
+/// The entry in an answer.
+///
+/// # Errors
+/// When it is another.
+pub fn entry(answer: Answer) -> Result<Entry> {
+    match answer {
+        Answer::Entry(entry) => Ok(entry),
+        other => Err(unexpected(&format!("{other:?}"))),
+    }
+}
+
+/// The attributes in an answer.
+///
+/// # Errors
+/// When it is another.
+pub fn attr(answer: Answer) -> Result<Attr> {
+    match answer {
+        Answer::Attr(attr) => Ok(attr),
+        other => Err(unexpected(&format!("{other:?}"))),
+    }
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::new(Code::ProtocolInvalid, format!("unexpected: {what}"))
+}
