@@ -1,0 +1,203 @@
+//! The file system: POSIX operations on meta's namespace and the data plane.
+//! Knows no kernel interface; [`crate::fuse`] unpacks requests and packs
+//! replies.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use flexfs_common::{Code, Error, Result, limits};
+use flexfs_proto::v1;
+
+use crate::caller::{CallerCache, Requester};
+use crate::data::DataPlane;
+use crate::handle_table::HandleTable;
+use crate::inode_table::InodeTable;
+use crate::session::MetaSession;
+
+mod attr;
+mod dir;
+mod file;
+mod io;
+mod lock;
+mod name;
+mod reply;
+mod space;
+mod xattr;
+
+pub use attr::{SetAttrRequest, TimeRequest};
+pub use dir::{DirItem, DirSink};
+pub use file::{OpenMode, Opened};
+pub use io::WriteRequest;
+pub use lock::LockRequest;
+pub use name::{Created, MakeRequest};
+
+/// The kernel's caches, which can be told to forget. May block; never called
+/// while a request on the same inode is being answered by the same thread.
+pub trait KernelCaches: Send + Sync + std::fmt::Debug {
+    /// Attributes and pages of an inode. An inode that the kernel does not
+    /// know is no error.
+    fn drop_inode(&self, ino: u64);
+    /// A name.
+    fn drop_entry(&self, parent: u64, name: &[u8]);
+}
+
+/// One mounted scope.
+#[derive(Debug)]
+pub struct FileSystem {
+    session: Arc<MetaSession>,
+    data: Arc<DataPlane>,
+    inodes: InodeTable,
+    handles: HandleTable,
+    callers: CallerCache,
+    locks: lock::LockTable,
+    kernel: OnceLock<Arc<dyn KernelCaches>>,
+}
+
+/// Attributes as the kernel is told: `attr.ino` is the kernel's number.
+#[derive(Debug, Clone)]
+pub struct Attributes {
+    /// With dirty data merged in.
+    pub attr: v1::Attr,
+    /// How long the kernel may keep them.
+    pub ttl: Duration,
+}
+
+impl FileSystem {
+    /// A file system on an open session.
+    ///
+    /// # Errors
+    /// `PROTOCOL_INVALID` when meta told no root.
+    pub fn new(session: Arc<MetaSession>, data: Arc<DataPlane>) -> Result<FileSystem> {
+        let opened = session.opened();
+        let root_attr = opened.root_attr.as_ref().ok_or_else(reply::unexpected)?;
+        let inodes = InodeTable::new(Bytes::from(opened.root_handle.clone()), root_attr);
+        Ok(FileSystem {
+            inodes,
+            data,
+            session,
+            handles: HandleTable::default(),
+            callers: CallerCache::default(),
+            locks: lock::LockTable::default(),
+            kernel: OnceLock::new(),
+        })
+    }
+
+    /// Where to drop the kernel's caches; set once, when mounted.
+    pub fn set_kernel(&self, kernel: Arc<dyn KernelCaches>) {
+        // A second kernel would be a defect of the caller; the first stays.
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &Arc<MetaSession> {
+        &self.session
+    }
+
+    /// The data plane.
+    #[must_use]
+    pub fn data(&self) -> &Arc<DataPlane> {
+        &self.data
+    }
+
+    /// The inodes the kernel knows.
+    #[must_use]
+    pub fn inodes(&self) -> &InodeTable {
+        &self.inodes
+    }
+
+    /// What is open.
+    #[must_use]
+    pub fn handles(&self) -> &HandleTable {
+        &self.handles
+    }
+
+    /// The kernel's caches, once mounted.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&Arc<dyn KernelCaches>> {
+        self.kernel.get()
+    }
+
+    /// The kernel forgot an inode, or a reply that named it never arrived.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// Must precede every answer: fails when the session was cut; waits when
+    /// the lease has ended, because nothing cached may be used then.
+    ///
+    /// # Errors
+    /// The cut's; `FS_IO` when meta stays out of reach.
+    pub async fn ready(&self) -> Result<()> {
+        match self.session.check() {
+            Ok(()) => Ok(()),
+            Err(_) => self.session.wait_ready().await,
+        }
+    }
+
+    /// Asks meta. Groups of the caller may be a second old: a denial is asked
+    /// again with what they are now, if that differs.
+    async fn call(
+        &self,
+        who: Requester,
+        umask: u32,
+        body: v1::op::Body,
+    ) -> Result<v1::reply::Result> {
+        let caller = self.callers.caller(who, umask);
+        if who.uid == 0 {
+            return self.session.call(caller, body).await;
+        }
+        let outcome = self.session.call(caller.clone(), body.clone()).await;
+        match &outcome {
+            Err(e) if matches!(e.code(), Code::FsAccess | Code::FsNotPermitted) => {
+                match self.callers.refreshed(who, &caller) {
+                    Some(now) => self.session.call(now, body).await,
+                    None => outcome,
+                }
+            }
+            _ => outcome,
+        }
+    }
+
+    fn ttl(&self, attr: &v1::Attr, sent: Instant) -> Duration {
+        kernel_ttl(attr.cache_millis, sent.elapsed(), self.session.lease_left())
+    }
+}
+
+/// How long the kernel may keep an entry or attributes without asking: what
+/// meta said, counted from when the request was sent, and never beyond the
+/// lease less one second (the kernel's clock ticks are coarse, and what it
+/// keeps must be gone when the lease is).
+#[must_use]
+pub fn kernel_ttl(cache_millis: u32, since_sent: Duration, lease_left: Duration) -> Duration {
+    if cache_millis == 0 {
+        return Duration::ZERO;
+    }
+    let told = Duration::from_millis(u64::from(cache_millis)).saturating_sub(since_sent);
+    told.min(lease_left.saturating_sub(Duration::from_secs(1)))
+}
+
+/// Names longer than any directory holds are refused without asking.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > limits::NAME_MAX_LEN {
+        return Err(Error::bare(Code::FsNameTooLong));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_keeps_nothing_beyond_lease_or_word() {
+        let (s, ms) = (Duration::from_secs, Duration::from_millis);
+        assert_eq!(kernel_ttl(0, s(0), s(10)), s(0));
+        assert_eq!(kernel_ttl(5000, s(0), s(10)), s(5));
+        assert_eq!(kernel_ttl(5000, ms(200), s(10)), ms(4800));
+        assert_eq!(kernel_ttl(60_000, s(0), s(10)), s(9));
+        assert_eq!(kernel_ttl(5000, s(0), ms(900)), s(0));
+        assert_eq!(kernel_ttl(5000, s(6), s(10)), s(0));
+    }
+}

@@ -1,0 +1,143 @@
+//! Open files: open, flush (close), release, fsync.
+
+use bytes::Bytes;
+use flexfs_common::Result;
+use flexfs_proto::v1;
+use flexfs_proto::v1::op::Body;
+
+use super::{FileSystem, reply};
+use crate::caller::Requester;
+use crate::handle_table::OpenFile;
+
+const O_TRUNC: u32 = libc::O_TRUNC as u32;
+const O_DIRECT: u32 = libc::O_DIRECT as u32;
+
+/// How the kernel shall treat an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Through the page cache, which is emptied first.
+    Fresh,
+    /// Through the page cache as it is: the contents are those of last time.
+    KeepCache,
+    /// Around the page cache.
+    Direct,
+}
+
+/// A file was opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// Its file handle.
+    pub fh: u64,
+    /// What the kernel does with it.
+    pub mode: OpenMode,
+}
+
+impl FileSystem {
+    /// open(2) of an existing file; O_TRUNC is carried out.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub async fn open(&self, who: Requester, ino: u64, flags: u32) -> Result<Opened> {
+        let handle = self.inodes.handle(ino)?;
+        if flags & O_TRUNC != 0
+            && let Some(data) = self.data.get(self.inodes.meta_ino(ino))
+        {
+            // What was written before the truncation must not arrive after it.
+            data.flush(&self.callers.caller(who, 0), 0, false).await?;
+        }
+        let body = Body::Open(v1::Open { handle: handle.to_vec(), flags });
+        let (open_id, attr) = reply::opened(self.call(who, 0, body).await?)?;
+        Ok(self.register_open(ino, handle, open_id, flags, &attr))
+    }
+
+    /// Enters an open that meta granted. `attr` is meta's, fresh.
+    pub(super) fn register_open(
+        &self,
+        ino: u64,
+        handle: Bytes,
+        open_id: u64,
+        flags: u32,
+        attr: &v1::Attr,
+    ) -> Opened {
+        let data = self.data.file(handle.clone(), attr);
+        self.data.opened_as(self.inodes.meta_ino(ino), open_id);
+        if flags & O_TRUNC != 0 {
+            data.truncated(attr);
+        }
+        let keep = self.inodes.keep_cache(ino, attr.change);
+        let mode = match (flags & O_DIRECT != 0, keep) {
+            (true, _) => OpenMode::Direct,
+            (false, true) => OpenMode::KeepCache,
+            (false, false) => OpenMode::Fresh,
+        };
+        let fh = self.handles.add_file(OpenFile { ino, handle, open_id, flags, data });
+        Opened { fh, mode }
+    }
+
+    /// close(2) of one descriptor: what was written leaves the client; POSIX
+    /// locks of the owner end, whatever becomes of the data.
+    ///
+    /// # Errors
+    /// What this or an earlier background flush failed with.
+    pub async fn flush(&self, who: Requester, fh: u64, lock_owner: u64) -> Result<()> {
+        let file = self.handles.file(fh)?;
+        let caller = self.callers.caller(who, 0);
+        let flushed = file.data.flush(&caller, file.open_id, false).await;
+        if self.locks.take_posix(file.ino, lock_owner) {
+            let release = v1::Release {
+                open_id: file.open_id,
+                handle: file.handle.to_vec(),
+                lock_owner,
+                locks_only: true,
+            };
+            self.session.call(caller, Body::Release(release)).await?;
+        }
+        flushed
+    }
+
+    /// The last descriptor is gone. `flock_owner` is the owner of flock(2)
+    /// locks that end with it, 0 for none. Nobody waits for an answer, so
+    /// failures are logged.
+    pub async fn release(&self, fh: u64, flock_owner: u64) {
+        let Ok(file) = self.handles.remove_file(fh) else { return };
+        // Locks and opens belong to the session; who closed does not matter.
+        let caller = v1::Caller::default();
+        // Pages of a mapping may have been written after the last close.
+        if let Err(error) = file.data.flush(&caller, file.open_id, false).await {
+            tracing::warn!(code = %error.code(), "data lost at the end of an open: {error}");
+        }
+        if flock_owner != 0 && self.locks.take_flock(file.ino, flock_owner) {
+            self.unlock_flock(&file, flock_owner).await;
+        }
+        let release = v1::Release {
+            open_id: file.open_id,
+            handle: file.handle.to_vec(),
+            lock_owner: 0,
+            locks_only: false,
+        };
+        if let Err(error) = self.session.call(caller, Body::Release(release)).await {
+            // The open ends with the session at the latest.
+            tracing::debug!(code = %error.code(), "release was not answered: {error}");
+        }
+        self.data.closed(self.inodes.meta_ino(file.ino));
+    }
+
+    /// fsync(2), fdatasync(2).
+    ///
+    /// # Errors
+    /// What the flush failed with.
+    pub async fn fsync(&self, who: Requester, fh: u64) -> Result<()> {
+        let file = self.handles.file(fh)?;
+        self.ready().await?;
+        file.data.flush(&self.callers.caller(who, 0), file.open_id, true).await
+    }
+
+    /// fsync(2) of a directory: all operations answered so far are on stable
+    /// storage.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
+        self.call(who, 0, Body::Sync(v1::Sync {})).await.map(reply::done)
+    }
+}

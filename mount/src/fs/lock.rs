@@ -1,0 +1,200 @@
+//! Locks across mounts: fcntl(2) ranges and flock(2), kept by meta.
+
+use std::collections::HashSet;
+
+use flexfs_common::Result;
+use flexfs_proto::v1;
+use flexfs_proto::v1::op::Body;
+use parking_lot::Mutex;
+
+use super::{FileSystem, reply};
+use crate::caller::Requester;
+use crate::handle_table::OpenFile;
+
+/// A lock as the kernel names it.
+#[derive(Debug, Clone, Copy)]
+pub struct LockRequest {
+    /// Read, write, or unlock.
+    pub kind: v1::LockKind,
+    /// flock(2) instead of fcntl(2).
+    pub flock: bool,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; `u64::MAX` = to the end.
+    pub end: u64,
+    /// Whose it is, opaque.
+    pub owner: u64,
+    /// Process, for F_GETLK.
+    pub pid: u32,
+}
+
+/// Who has (or had) locks where. Spares a round trip at each close of a file
+/// nobody locked. May name owners that hold nothing any more.
+#[derive(Debug, Default)]
+pub(super) struct LockTable {
+    owners: Mutex<HashSet<(u64, u64, bool)>>,
+}
+
+impl LockTable {
+    pub(super) fn take_posix(&self, ino: u64, owner: u64) -> bool {
+        self.owners.lock().remove(&(ino, owner, false))
+    }
+
+    pub(super) fn take_flock(&self, ino: u64, owner: u64) -> bool {
+        self.owners.lock().remove(&(ino, owner, true))
+    }
+
+    /// True when it was not there.
+    fn add(&self, ino: u64, lock: &LockRequest) -> bool {
+        self.owners.lock().insert((ino, lock.owner, lock.flock))
+    }
+}
+
+impl LockRequest {
+    fn state(&self) -> v1::LockState {
+        v1::LockState {
+            kind: self.kind.into(),
+            flock: self.flock,
+            start: self.start,
+            end: self.end,
+            owner: self.owner,
+            pid: self.pid,
+        }
+    }
+}
+
+impl FileSystem {
+    /// fcntl(2) F_GETLK: a lock that is in the way, or `Unlock`.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub async fn getlk(
+        &self,
+        who: Requester,
+        fh: u64,
+        request: LockRequest,
+    ) -> Result<v1::LockState> {
+        let file = self.handles.file(fh)?;
+        let body = Body::GetLock(v1::GetLock {
+            handle: file.handle.to_vec(),
+            lock: Some(request.state()),
+        });
+        reply::lock(self.call(who, 0, body).await?)
+    }
+
+    /// F_SETLK, F_SETLKW, flock(2). With `wait` the future ends when the lock
+    /// is there; dropping it gives the wait up (see
+    /// [`FileSystem::lock_given_up`]).
+    ///
+    /// # Errors
+    /// `FS_WOULD_BLOCK`, `FS_DEADLOCK`, and meta's.
+    pub async fn setlk(
+        &self,
+        who: Requester,
+        fh: u64,
+        request: LockRequest,
+        wait: bool,
+    ) -> Result<()> {
+        let file = self.handles.file(fh)?;
+        let mut guard = WaitGuard { table: &self.locks, key: None };
+        if request.kind != v1::LockKind::Unlock && self.locks.add(file.ino, &request) {
+            // Known before meta is asked: a close that comes right after the
+            // grant must find it.
+            guard.key = Some((file.ino, request.owner, request.flock));
+        }
+        let body = Body::SetLock(v1::SetLock {
+            handle: file.handle.to_vec(),
+            lock: Some(request.state()),
+            wait,
+        });
+        // Without a refusal meanwhile, what it became is not known: the owner
+        // stays in the table, and the next close asks meta.
+        let outcome = self.call(who, 0, body).await;
+        if outcome.is_ok() {
+            guard.key = None;
+        }
+        outcome.map(reply::done)
+    }
+
+    /// A wait was given up (its future dropped). The grant may have been on
+    /// its way: an owner that held nothing before holds nothing after.
+    pub async fn lock_given_up(&self, fh: u64, request: LockRequest) {
+        let Ok(file) = self.handles.file(fh) else { return };
+        if self.locks.owners.lock().contains(&(file.ino, request.owner, request.flock)) {
+            // It had locks before; which of them were replaced is not known.
+            return;
+        }
+        let unlock = LockRequest { kind: v1::LockKind::Unlock, ..request };
+        self.unlock(&file, unlock).await;
+    }
+
+    pub(super) async fn unlock_flock(&self, file: &OpenFile, owner: u64) {
+        let unlock = LockRequest {
+            kind: v1::LockKind::Unlock,
+            flock: true,
+            start: 0,
+            end: u64::MAX,
+            owner,
+            pid: 0,
+        };
+        self.unlock(file, unlock).await;
+    }
+
+    async fn unlock(&self, file: &OpenFile, unlock: LockRequest) {
+        let body = Body::SetLock(v1::SetLock {
+            handle: file.handle.to_vec(),
+            lock: Some(unlock.state()),
+            wait: false,
+        });
+        if let Err(error) = self.session.call(v1::Caller::default(), body).await {
+            // The lock ends with the session at the latest.
+            tracing::debug!(code = %error.code(), "unlock was not answered: {error}");
+        }
+    }
+}
+
+/// Takes an owner out of the table again unless its lock was granted.
+struct WaitGuard<'a> {
+    table: &'a LockTable,
+    key: Option<(u64, u64, bool)>,
+}
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.table.owners.lock().remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(owner: u64, flock: bool) -> LockRequest {
+        let kind = v1::LockKind::Write;
+        LockRequest { kind, flock, start: 0, end: u64::MAX, owner, pid: 1 }
+    }
+
+    #[test]
+    fn owners_are_told_apart_by_kind_of_lock() {
+        let table = LockTable::default();
+        assert!(table.add(5, &request(1, false)));
+        assert!(!table.add(5, &request(1, false)));
+        assert!(!table.take_flock(5, 1));
+        assert!(!table.take_posix(6, 1));
+        assert!(table.take_posix(5, 1));
+        assert!(!table.take_posix(5, 1));
+    }
+
+    #[test]
+    fn a_wait_given_up_leaves_no_owner() {
+        let table = LockTable::default();
+        assert!(table.add(5, &request(1, true)));
+        drop(WaitGuard { table: &table, key: Some((5, 1, true)) });
+        assert!(!table.take_flock(5, 1));
+        assert!(table.add(5, &request(1, true)));
+        drop(WaitGuard { table: &table, key: None });
+        assert!(table.take_flock(5, 1));
+    }
+}

@@ -1,0 +1,89 @@
+//! Extended attributes (xattr(7)).
+
+use bytes::Bytes;
+use flexfs_common::limits::{XATTR_LIST_MAX_LEN, XATTR_NAME_MAX_LEN, XATTR_VALUE_MAX_LEN};
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1;
+use flexfs_proto::v1::op::Body;
+
+use super::{FileSystem, reply};
+use crate::caller::Requester;
+
+impl FileSystem {
+    /// The value. Size probing is the kernel interface's business.
+    ///
+    /// # Errors
+    /// `FS_NO_ATTRIBUTE`, and meta's.
+    pub async fn getxattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<Bytes> {
+        check_xattr(name)?;
+        let handle = self.inodes.handle(ino)?.to_vec();
+        let body = Body::GetXattr(v1::GetXattr { handle, name: name.to_vec() });
+        reply::bytes(self.call(who, 0, body).await?)
+    }
+
+    /// `flags` are XATTR_CREATE, XATTR_REPLACE of setxattr(2).
+    ///
+    /// # Errors
+    /// `FS_EXISTS`, `FS_NO_ATTRIBUTE`, `FS_RANGE`, as [`FileSystem::getxattr`].
+    pub async fn setxattr(
+        &self,
+        who: Requester,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        check_xattr(name)?;
+        if value.len() > XATTR_VALUE_MAX_LEN {
+            return Err(Error::bare(Code::FsRange));
+        }
+        let handle = self.inodes.handle(ino)?.to_vec();
+        let body = Body::SetXattr(v1::SetXattr {
+            handle,
+            name: name.to_vec(),
+            value: value.to_vec(),
+            flags,
+        });
+        self.call(who, 0, body).await.map(reply::done)
+    }
+
+    /// All names, each followed by a NUL byte (listxattr(2)).
+    ///
+    /// # Errors
+    /// As [`FileSystem::getxattr`].
+    pub async fn listxattr(&self, who: Requester, ino: u64) -> Result<Vec<u8>> {
+        let handle = self.inodes.handle(ino)?.to_vec();
+        let body = Body::ListXattr(v1::ListXattr { handle });
+        let mut list = Vec::new();
+        for name in reply::names(self.call(who, 0, body).await?)? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        if list.len() > XATTR_LIST_MAX_LEN {
+            return Err(Error::bare(Code::FsRange));
+        }
+        Ok(list)
+    }
+
+    /// # Errors
+    /// As [`FileSystem::getxattr`].
+    pub async fn removexattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<()> {
+        check_xattr(name)?;
+        let handle = self.inodes.handle(ino)?.to_vec();
+        let body = Body::RemoveXattr(v1::RemoveXattr { handle, name: name.to_vec() });
+        self.call(who, 0, body).await.map(reply::done)
+    }
+
+    /// Has the volume any? Asked before the operations above.
+    #[must_use]
+    pub fn has_xattrs(&self) -> bool {
+        !self.session.opened().flags.as_ref().is_some_and(|flags| flags.no_xattr)
+    }
+}
+
+fn check_xattr(name: &[u8]) -> Result<()> {
+    if name.len() > XATTR_NAME_MAX_LEN {
+        return Err(Error::bare(Code::FsRange));
+    }
+    Ok(())
+}

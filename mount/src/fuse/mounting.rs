@@ -1,0 +1,266 @@
+//! mount(2), umount2(2), and fusermount3 where the user may not.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use crate::mount_table::{self, FS_TYPE, MountEntry};
+
+/// The helper of the fuse3 package.
+const FUSERMOUNT: &str = "fusermount3";
+/// How far the kernel reads ahead of a sequential reader, in KiB: a few
+/// blocks, so that a block is fetched while the one before is being read.
+const READ_AHEAD_KIB: &str = "4096";
+
+/// What to mount, and how.
+#[derive(Debug, Clone)]
+pub struct MountSettings {
+    /// Shown as the source.
+    pub volume: String,
+    /// Absolute.
+    pub dir: PathBuf,
+    /// In force (meta's answer).
+    pub flags: v1::Flags,
+    /// Only the user who mounts may use it.
+    pub owner_only: bool,
+}
+
+/// A mounted file system. Not unmounted when dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    dir: PathBuf,
+    /// `major:minor`, to know it again.
+    device: Option<String>,
+}
+
+impl Mounted {
+    /// Mounts, and gives the connection's device.
+    ///
+    /// # Errors
+    /// `MOUNT_INVALID`, with the reason.
+    pub fn mount(settings: &MountSettings) -> Result<(Mounted, OwnedFd)> {
+        let device = if rustix::process::geteuid().is_root() {
+            mount_directly(settings)?
+        } else {
+            mount_by_helper(settings)?
+        };
+        let entry = mount_table::mounted_at(&settings.dir)?.filter(|e| e.kind == FS_TYPE);
+        let mounted =
+            Mounted { dir: settings.dir.clone(), device: entry.map(|entry| entry.device) };
+        mounted.set_read_ahead();
+        Ok((mounted, device))
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Is it still there, on top?
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        let top = mount_table::mounted_at(&self.dir).ok().flatten();
+        top.is_some_and(|entry| Some(&entry.device) == self.device.as_ref())
+    }
+
+    /// Unmounts; a directory in use is detached, and vanishes when the last
+    /// user leaves. Nothing happens when it is not mounted any more.
+    ///
+    /// # Errors
+    /// `MOUNT_INVALID` with the system's reason.
+    pub fn unmount(&self) -> Result<()> {
+        if !self.is_mounted() {
+            return Ok(());
+        }
+        match rustix::mount::unmount(&self.dir, UnmountFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(_) => detach(&self.dir),
+        }
+    }
+
+    /// Puts flags into force on the live mount.
+    ///
+    /// # Errors
+    /// `MOUNT_INVALID` with the system's reason.
+    pub fn remount(&self, flags: &v1::Flags) -> Result<()> {
+        rustix::mount::mount_remount(&self.dir, mount_flags(flags), c"")
+            .map_err(|e| failed(&self.dir, "the new flags are not in force here").caused_by(e))
+    }
+
+    /// Needs root, and is only about speed.
+    fn set_read_ahead(&self) {
+        let Some(device) = &self.device else { return };
+        let knob = format!("/sys/class/bdi/{device}/read_ahead_kb");
+        if let Err(error) = std::fs::write(&knob, READ_AHEAD_KIB) {
+            tracing::debug!("{knob}: {error}");
+        }
+    }
+}
+
+/// Takes away a mount of ours whose daemon is dead, if one lies at `dir`.
+/// True when there was one.
+///
+/// # Errors
+/// `MOUNT_INVALID` when it cannot be taken away.
+pub fn detach_dead(dir: &Path) -> Result<bool> {
+    let Some(MountEntry { kind, .. }) = mount_table::mounted_at(dir)? else { return Ok(false) };
+    if kind != FS_TYPE || !matches!(rustix::fs::statfs(dir), Err(rustix::io::Errno::NOTCONN)) {
+        return Ok(false);
+    }
+    detach(dir).map(|()| true)
+}
+
+fn detach(dir: &Path) -> Result<()> {
+    if rustix::mount::unmount(dir, UnmountFlags::DETACH).is_ok() {
+        return Ok(());
+    }
+    let output = Command::new(FUSERMOUNT)
+        .args(["-u", "-z", "--"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| failed(dir, "cannot be unmounted").caused_by(e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    Err(failed(dir, &format!("cannot be unmounted: {}", why.trim())))
+}
+
+fn failed(dir: &Path, why: &str) -> Error {
+    Error::new(Code::MountInvalid, format!("{}: {why}", dir.display()))
+}
+
+fn mount_flags(flags: &v1::Flags) -> MountFlags {
+    [
+        (flags.ro, MountFlags::RDONLY),
+        (flags.no_exec, MountFlags::NOEXEC),
+        (flags.no_suid, MountFlags::NOSUID),
+        (flags.no_dev, MountFlags::NODEV),
+        (flags.no_atime, MountFlags::NOATIME),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .fold(MountFlags::empty(), MountFlags::union)
+}
+
+fn mount_directly(settings: &MountSettings) -> Result<OwnedFd> {
+    let dir = &settings.dir;
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|e| failed(dir, "/dev/fuse cannot be opened (modprobe fuse?)").caused_by(e))?;
+    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+    let allow_other = if settings.owner_only { "" } else { ",allow_other" };
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{allow_other}",
+        device.as_raw_fd(),
+        user.as_raw(),
+        group.as_raw(),
+    );
+    let data = CString::new(data).map_err(|e| failed(dir, "mount options").caused_by(e))?;
+    rustix::mount::mount(
+        settings.volume.as_str(),
+        dir,
+        FS_TYPE,
+        mount_flags(&settings.flags),
+        Some(data.as_c_str()),
+    )
+    .map_err(|e| failed(dir, "the system refuses to mount here").caused_by(e))?;
+    Ok(device.into())
+}
+
+/// fusermount3 mounts and sends the device's descriptor over the socket that
+/// `_FUSE_COMMFD` names.
+fn mount_by_helper(settings: &MountSettings) -> Result<OwnedFd> {
+    let dir = &settings.dir;
+    let no_helper = |e: std::io::Error| {
+        failed(dir, "only root may mount without fusermount3 (package fuse3)").caused_by(e)
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(no_helper)?;
+    // The helper inherits its end.
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
+        .map_err(|e| no_helper(e.into()))?;
+    let mut helper = Command::new(FUSERMOUNT)
+        .arg("-o")
+        .arg(helper_options(settings))
+        .arg("--")
+        .arg(dir)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(no_helper)?;
+    drop(theirs);
+    let device = receive_device(&ours);
+    let mut why = String::new();
+    if let Some(mut pipe) = helper.stderr.take() {
+        // Only for the message.
+        let _ = pipe.read_to_string(&mut why);
+    }
+    let _ = helper.wait();
+    device.ok_or_else(|| {
+        let hint = if why.contains("user_allow_other") { "; or give --ownerOnly" } else { "" };
+        failed(dir, &format!("{}{hint}", why.trim()))
+    })
+}
+
+fn helper_options(settings: &MountSettings) -> String {
+    let flags = &settings.flags;
+    let mut options = format!("fsname={},subtype=flexfs,default_permissions", settings.volume);
+    let more = [
+        (!settings.owner_only, "allow_other"),
+        (flags.ro, "ro"),
+        (flags.no_exec, "noexec"),
+        (flags.no_suid, "nosuid"),
+        (flags.no_dev, "nodev"),
+        (flags.no_atime, "noatime"),
+    ];
+    for (_, option) in more.into_iter().filter(|(set, _)| *set) {
+        options.push(',');
+        options.push_str(option);
+    }
+    options
+}
+
+fn receive_device(socket: &UnixStream) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(socket.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_become_mount_flags() {
+        let flags = v1::Flags { ro: true, no_dev: true, root_squash: true, ..Default::default() };
+        assert_eq!(mount_flags(&flags), MountFlags::RDONLY | MountFlags::NODEV);
+        assert_eq!(mount_flags(&v1::Flags::default()), MountFlags::empty());
+        let settings =
+            MountSettings { volume: "vol".into(), dir: "/mnt".into(), flags, owner_only: false };
+        assert_eq!(
+            helper_options(&settings),
+            "fsname=vol,subtype=flexfs,default_permissions,allow_other,ro,nodev"
+        );
+    }
+}
