@@ -1,2 +1,48 @@
-//! placeholder
-fn main() {}
+//! configure.flexfs: the operator's command line. It authenticates with an
+//! account token and speaks gRPC to admin; what it hands out it generates
+//! itself, so that a repeated command cannot make a second secret.
+
+mod account;
+mod account_token;
+mod args;
+mod block_store;
+mod client;
+mod config;
+mod init;
+mod meta_store;
+mod meta_token;
+mod offline;
+mod output;
+mod profile;
+mod revoke;
+mod run;
+mod settings;
+mod shell;
+mod status;
+mod token;
+mod view;
+mod volume;
+mod volume_token;
+mod whoami;
+
+use std::process::ExitCode;
+
+use flexfs_common::{cli, exit, tls};
+
+/// How this program is called, in messages and scripts.
+const PROGRAM: &str = "configure.flexfs";
+
+fn main() -> ExitCode {
+    tls::install_provider();
+    // Secrets must not reach a core file; where that fails there is none.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let cli: args::Cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let format = cli.globals.error_format();
+    match run::run(cli) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => exit::report(&error, format),
+    }
+}

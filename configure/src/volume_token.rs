@@ -1,0 +1,109 @@
+//! Volume tokens: making and listing them. The rest is in `token.rs`.
+
+use clap::{Args, ValueEnum};
+use flexfs_auth::token::TokenKind;
+use flexfs_common::Result;
+use flexfs_common::flags::{self, Owner};
+use flexfs_common::name::SubtreePath;
+use flexfs_proto::v1;
+
+use crate::account_token::instant;
+use crate::args::Page;
+use crate::run::Session;
+use crate::token::{self, HandedOut, TokenView, import_or_generate};
+
+/// `create volume-token`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  configure.flexfs create volume-token --volumeID projects \
+                  --mountPath /team-a --flags ro,noExec > team-a.token")]
+pub(crate) struct Create {
+    /// The volume, by name or id
+    #[arg(long = "volumeID", value_name = "NAME|ID")]
+    volume: String,
+    /// The subtree its mounts see as their root
+    #[arg(long = "mountPath", default_value = "/", value_name = "PATH")]
+    mount_path: String,
+    /// Restrictions: ro noExec noSUID noDev noATime rootSquash allSquash
+    #[arg(long = "flags", value_delimiter = ',', value_name = "A,B")]
+    flags: Vec<String>,
+    /// Everybody acts as this user
+    #[arg(long = "uid", value_name = "N")]
+    uid: Option<u32>,
+    /// Everybody acts as this group
+    #[arg(long = "gid", value_name = "N")]
+    gid: Option<u32>,
+    /// Read and write, create and extend only, or read only
+    #[arg(long = "rights", value_enum, default_value_t = Rights::Rw)]
+    rights: Rights,
+    /// When it ends: RFC 3339, or a span from now
+    #[arg(long = "expires", value_name = "T")]
+    expires: Option<String>,
+    /// When it begins to work
+    #[arg(long = "notBefore", value_name = "T")]
+    not_before: Option<String>,
+    /// Only from these networks
+    #[arg(long = "cidr", value_delimiter = ',', value_name = "NET")]
+    cidrs: Vec<String>,
+    /// For people
+    #[arg(long = "notes", default_value = "", value_name = "S")]
+    notes: String,
+}
+
+/// `--rights`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rights {
+    Rw,
+    Append,
+    Ro,
+}
+
+impl Rights {
+    const fn name(self) -> &'static str {
+        match self {
+            Rights::Rw => "rw",
+            Rights::Append => "append",
+            Rights::Ro => "ro",
+        }
+    }
+}
+
+/// `list volume-tokens`
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    #[command(flatten)]
+    page: Page,
+    /// Only those of this volume, by name or id
+    #[arg(long = "volumeID", value_name = "NAME|ID")]
+    volume: Option<String>,
+}
+
+/// `create volume-token`
+pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
+    let mount_path: SubtreePath = arguments.mount_path.parse()?;
+    flags::parse(Owner::Token, arguments.flags.iter().map(String::as_str))?;
+    let expires_at = instant(arguments.expires.as_deref())?;
+    let not_before = instant(arguments.not_before.as_deref())?;
+    let token = import_or_generate(session.imported_token_file(), TokenKind::Volume)?;
+    let request = v1::CreateVolumeTokenRequest {
+        token: Some(token.to_wire()),
+        account_id: session.globals.account(),
+        volume: arguments.volume,
+        mount_path: mount_path.to_string(),
+        flags: arguments.flags,
+        rights: arguments.rights.name().to_owned(),
+        uid: arguments.uid,
+        gid: arguments.gid,
+        expires_at,
+        not_before,
+        cidrs: arguments.cidrs,
+        notes: arguments.notes,
+    };
+    let reply = session.ask(|mut admin| async move { admin.create_volume_token(request).await })?;
+    let view = TokenView::from(reply);
+    session.output.handed_out(&view, &token, &HandedOut::new(&view, &token))
+}
+
+/// `list volume-tokens`
+pub(crate) fn list(session: &Session, arguments: &List) -> Result<()> {
+    token::list(session, TokenKind::Volume, arguments.volume.as_deref(), &arguments.page)
+}
