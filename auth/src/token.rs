@@ -51,6 +51,16 @@ impl TokenKind {
         }
     }
 
+    /// As it stands in a sentence.
+    const fn with_article(self) -> &'static str {
+        match self {
+            TokenKind::Account => "an account",
+            TokenKind::Volume => "a volume",
+            TokenKind::Meta => "a meta",
+            TokenKind::Claim => "a claim",
+        }
+    }
+
     /// The reverse of `name`.
     ///
     /// # Errors
@@ -187,9 +197,9 @@ impl Token {
         Err(Error::new(
             Code::TokenWrongKind,
             format!(
-                "a {} token was given where a {} token belongs",
-                token.kind.name(),
-                kind.name()
+                "{} token was given where {} token belongs",
+                token.kind.with_article(),
+                kind.with_article()
             ),
         ))
     }

@@ -32,20 +32,48 @@ pub(crate) struct Cli {
 #[derive(Args, Debug, Default)]
 pub(crate) struct Globals {
     /// How to print
-    #[arg(short = 'o', long = "output", value_enum, global = true, value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "FORMAT"
+    )]
     pub(crate) output: Option<Format>,
     /// The token to act with: a file, `-` for standard input, env:VAR, file:/PATH or
-    /// exec:COMMAND. With `create …-token` the token to import, with `init creds` the one to keep
-    #[arg(long = "tokenFile", global = true, value_name = "F")]
+    /// exec:COMMAND. Where a token is created, the one to import; with `init creds`, to keep
+    #[arg(
+        long = "tokenFile",
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "F"
+    )]
     pub(crate) token_file: Option<String>,
     /// Use this credentials file
-    #[arg(long = "credsFile", global = true, value_name = "F", conflicts_with = "profile")]
+    #[arg(
+        long = "credsFile",
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "F",
+        conflicts_with = "profile"
+    )]
     pub(crate) creds_file: Option<PathBuf>,
     /// Use this profile of client.toml
-    #[arg(long = "profile", global = true, value_name = "NAME")]
+    #[arg(
+        long = "profile",
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "NAME"
+    )]
     pub(crate) profile: Option<String>,
     /// Whose things (system tokens; default: the token's own account)
-    #[arg(long = "accountID", global = true, value_name = "A")]
+    #[arg(
+        long = "accountID",
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "A"
+    )]
     pub(crate) account_id: Option<String>,
 }
 
