@@ -3,12 +3,13 @@
 //! it, or it is a symlink (checked on the open descriptor: O_NOFOLLOW, fstat).
 
 use std::collections::BTreeMap;
+use std::mem::take;
 use std::path::Path;
 
 use flexfs_common::tls::{self, Peer, Trust};
 use flexfs_common::{Code, Error, Result, home};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::token::{Token, TokenKind};
 use crate::{private_file, reference};
@@ -67,6 +68,13 @@ struct FileForm {
     block_creds: BTreeMap<String, String>,
 }
 
+impl Drop for FileForm {
+    fn drop(&mut self) {
+        self.token.zeroize();
+        self.secret.zeroize();
+    }
+}
+
 impl Credentials {
     /// Reads and checks a file.
     ///
@@ -75,15 +83,16 @@ impl Credentials {
     /// `chmod 600 PATH`, `chown …`), `CREDS_INVALID`.
     pub fn read(path: &Path) -> Result<Credentials> {
         let text = private_file::read(path, FILE_MAX_LEN)?;
-        let form: FileForm = toml::from_str(&text).map_err(|e| not_understood(path, &text, &e))?;
+        let mut form: FileForm =
+            toml::from_str(&text).map_err(|e| not_understood(path, &text, &e))?;
         let credentials = Credentials {
-            admin_addr: form.admin_addr,
-            token: Zeroizing::new(form.token),
-            secret: form.secret.map(Zeroizing::new),
-            meta_addr: form.meta_addr,
-            meta_id: form.meta_id,
-            ca_cert: form.ca_cert,
-            block_creds: form.block_creds,
+            admin_addr: take(&mut form.admin_addr),
+            token: Zeroizing::new(take(&mut form.token)),
+            secret: form.secret.take().map(Zeroizing::new),
+            meta_addr: form.meta_addr.take(),
+            meta_id: form.meta_id.take(),
+            ca_cert: form.ca_cert.take(),
+            block_creds: take(&mut form.block_creds),
         };
         let why = |e: &Error| {
             Error::new(Code::CredsInvalid, format!("{}: {}", path.display(), e.message()))
@@ -121,7 +130,6 @@ impl Credentials {
         let text = toml::to_string(&form).map(Zeroizing::new);
         // The source is dropped: it may quote what it could not write.
         let text = text.map_err(|_| Error::new(Code::Internal, "credentials are no TOML"))?;
-        zeroize::Zeroize::zeroize(&mut { form.token });
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             home::make_dir(dir)?;
         }

@@ -53,6 +53,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(der in proptest::collection::vec(0_u8.., 1..500)) {
+            let back = flexfs_common::tls::certificate_from_pem(&encode_certificate(&der)).unwrap();
+            proptest::prop_assert_eq!(back.as_ref(), der);
+        }
+    }
+
     #[test]
     fn lines_are_64_long() {
         let text = encode_certificate(&[0xff; 96]);
