@@ -390,6 +390,14 @@ impl Cluster {
         self.meta.take().expect("meta runs").kill9();
     }
 
+    /// Sends meta a signal, such as STOP and CONT.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_meta(&self, signal: Signal) {
+        self.meta.as_ref().expect("meta runs").signal(signal);
+    }
+
     /// Ends meta with SIGTERM.
     ///
     /// # Panics

@@ -82,9 +82,12 @@ impl Mount {
         assert!(!self.is_mounted(), "still mounted after stop");
     }
 
-    /// kill -9 of its daemon; the dead mount is taken away.
+    /// kill -9 of its daemon; the dead mount stays, and answers nothing.
+    ///
+    /// # Panics
+    /// When there is none.
     #[track_caller]
-    pub fn kill9(self) {
+    pub fn kill9(&self) {
         let pid = self.pid();
         kill_process(pid, Signal::KILL).expect("the mount's daemon");
         wait_until("the mount's daemon is gone", Duration::from_secs(10), || {
@@ -92,6 +95,10 @@ impl Mount {
                 || fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
                     .is_ok_and(|line| line.is_empty())
         });
+    }
+
+    /// Takes a dead mount away, as its administrator would.
+    pub fn clear(self) {
         self.unmount_lazily();
     }
 

@@ -1,0 +1,110 @@
+//! No secret in databases, logs, /proc or any other file but those that are
+//! for it (P7): a scan for the real values.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking, their helpers too"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use flexfs_tests::raw::{RawSession, block_on};
+use flexfs_tests::scan::{scan_files, scan_processes};
+use flexfs_tests::{Cluster, Token};
+
+/// Files that hold tokens by their purpose.
+fn is_for_secrets(cluster: &Cluster, path: &Path) -> bool {
+    let Ok(inside) = path.strip_prefix(cluster.root()) else { return false };
+    let inside = inside.to_string_lossy();
+    inside.starts_with("tokens/")
+        || inside == "home/admin/root.token"
+        || inside.ends_with("/creds")
+        || inside.starts_with("home/mount/creds/")
+        || inside.starts_with("mnt/")
+}
+
+/// Uses every kind of token, rightly and wrongly, and gives the logs much to
+/// say.
+fn use_everything(cluster: &Cluster) {
+    let full = cluster.volume("work");
+    let made = cluster.json(&["create", "account", "--name", "other"]);
+    let owner = cluster.keep(&made["accountToken"]);
+    let scoped = cluster.volume_token("work", &["--mountPath", "/", "--flags", "ro"]);
+    let made = cluster.configure(&["generate", "token", "--kind", "volume"]);
+    let unknown = made.ok().trim_end().to_owned();
+    cluster.secrets().add(&unknown);
+    let unknown = Token { id: String::new(), file: cluster.token_file(&unknown) };
+    cluster.configure_as(&owner, &["whoami"]).ok();
+    let _ = cluster.configure_as(&full, &["whoami"]);
+    let _ = cluster.configure_as(&unknown, &["list", "volumes"]);
+    cluster.init_mount("work", &unknown).0.fails(3, "TOKEN_UNKNOWN");
+    let mount = cluster.mount("work", &full);
+    let reader = cluster.mount("work", &scoped);
+    fs::write(mount.path("f"), vec![1; 1_000_000]).unwrap();
+    assert_eq!(fs::read(reader.path("f")).unwrap().len(), 1_000_000);
+    block_on(async {
+        let session = RawSession::open(cluster, "work", &full).await.unwrap();
+        session.connect().await.unwrap();
+        assert!(RawSession::open(cluster, "work", &unknown).await.is_err());
+    });
+    cluster.revoke(&scoped).ok();
+    assert!(fs::read(reader.path("f")).is_err());
+    let shown = [
+        cluster.configure(&["list", "volume-tokens", "-o", "json"]),
+        cluster.configure(&["list", "volume-tokens", "-o", "wide"]),
+        cluster.configure(&["show", "volume-token", &full.id, "-o", "yaml"]),
+        cluster.configure(&["config", "show"]),
+        cluster.configure(&["whoami", "-o", "json"]),
+        cluster.run("admin.flexfs", &["status"]),
+        cluster.run("meta.flexfs", &["status"]),
+        cluster.run("mount.flexfs", &["status"]),
+    ];
+    let needles = cluster.secrets().needles();
+    for run in &shown {
+        for text in [&run.stdout, &run.stderr] {
+            let found = flexfs_tests::scan::find(&needles, &run.line, text.as_bytes());
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+    // While all of it runs.
+    let found = scan_processes(&needles);
+    assert!(found.is_empty(), "{found:#?}");
+    mount.stop();
+}
+
+fn assert_nothing_found(cluster: &Cluster, directory: &Path, at_least: usize) {
+    let needles = cluster.secrets().needles();
+    let (count, found) = scan_files(&needles, directory, &|path| is_for_secrets(cluster, path));
+    assert!(count >= at_least, "only {count} files in {}", directory.display());
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn no_secret_in_sqlite_logs_or_processes() {
+    let mut cluster = Cluster::start();
+    use_everything(&cluster);
+    // The scan can find something: the files that are for tokens have them.
+    let needles = cluster.secrets().needles();
+    let (_, found) = scan_files(&needles, cluster.root(), &|_| false);
+    assert!(found.len() >= 4, "the scan is blind: {found:?}");
+    for log in ["logs/admin", "logs/meta"] {
+        assert!(fs::metadata(cluster.root().join(log)).unwrap().len() > 500, "{log} says nothing");
+    }
+    assert_nothing_found(&cluster, cluster.root(), 8);
+    // And on disk after a clean end (write-ahead logs folded in).
+    cluster.stop_meta();
+    cluster.stop_admin();
+    assert_nothing_found(&cluster, cluster.root(), 8);
+}
+
+#[test]
+fn no_secret_in_postgres() {
+    let cluster = Cluster::start_on_postgres();
+    use_everything(&cluster);
+    let postgres = cluster.postgres_dir().unwrap().to_owned();
+    assert_nothing_found(&cluster, &postgres, 100);
+    assert_nothing_found(&cluster, cluster.root(), 5);
+}
