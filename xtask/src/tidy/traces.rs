@@ -23,12 +23,20 @@ pub(super) fn check(sources: &[Source]) -> Result<Vec<String>> {
             if has_token(line) {
                 findings.push(format!("{place}: looks like a real token"));
             }
-            if let Some(path) = MACHINE_PATHS.iter().find(|path| line.contains(**path)) {
+            if let Some(path) = MACHINE_PATHS.iter().find(|path| has_path(line, path)) {
                 findings.push(format!("{place}: `{path}…` is a path of one machine"));
             }
         }
     }
     Ok(findings)
+}
+
+/// Does a path in the line begin so? (`$X/home/` begins elsewhere.)
+fn has_path(line: &str, start: &str) -> bool {
+    line.match_indices(start).any(|(at, _)| {
+        let before = line.get(..at).unwrap_or_default().chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '}' | '.' | '_' | '-' | '~'))
+    })
 }
 
 /// Does the line hold something of a token's form, whose secret is not one
@@ -50,6 +58,12 @@ fn has_token(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_found_where_it_begins() {
+        assert!(has_path("see `/home/me/x`", "/home/"));
+        assert!(!has_path("cat $PWD/home/x", "/home/"));
+    }
 
     #[test]
     fn a_token_is_found_and_a_placeholder_is_not() {
