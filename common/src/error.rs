@@ -104,6 +104,7 @@ codes! {
     AccountExists "ACCOUNT_EXISTS" Exists "An account of this name exists." "Choose another name.";
     AccountNotEmpty "ACCOUNT_NOT_EMPTY" Conflict "The account still has volumes or live tokens." "Delete its volumes and revoke its tokens first.";
     LastOwner "LAST_OWNER" Conflict "It is the last live owner token of the account, or the last system token." "Make another owner (or system) token first; `admin.flexfs recover` makes a new system token.";
+    NotEnded "NOT_ENDED" Conflict "The token still lives." "Revoke it first; only revoked and expired tokens can be deleted.";
     VolumeNotFound "VOLUME_NOT_FOUND" NotFound "No such volume." "`configure.flexfs list volumes`; check the spelling and the account.";
     VolumeExists "VOLUME_EXISTS" Exists "A volume of this name exists in the account." "Choose another name.";
     MetaStoreNotFound "META_STORE_NOT_FOUND" NotFound "No such meta store." "`configure.flexfs list meta-stores`";

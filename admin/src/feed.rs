@@ -1,0 +1,280 @@
+//! The change feed towards metadata servers: who is connected, what each has
+//! acknowledged, and the stream itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flexfs_common::ids::{ServerId, TokenId};
+use flexfs_common::name::StoreId;
+use flexfs_common::{Result, clock, limits};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::model::MetaServer;
+use crate::service::revoke::MetaAnswer;
+use crate::store::{Kind, Store, metas};
+
+pub mod poll;
+pub mod stream;
+
+/// Tokens whose cuts are remembered per server between two writes.
+const CUTS_MAX: usize = 10_000;
+/// How often a waiter looks at what other replicas wrote.
+const REPLICA_POLL: Duration = Duration::from_millis(50);
+
+/// What is known of one server in this process.
+#[derive(Debug)]
+struct Known {
+    meta_store: StoreId,
+    connections: u32,
+    acknowledged: u64,
+    last_seen_at: Timestamp,
+    // Not yet written to the database.
+    cuts: HashMap<TokenId, u32>,
+    dirty: bool,
+}
+
+/// The servers that this process has heard of since it started, and a bell
+/// that rings at every acknowledgement.
+#[derive(Debug)]
+pub struct Registry {
+    known: Mutex<HashMap<ServerId, Known>>,
+    bell: watch::Sender<u64>,
+}
+
+/// What is known of a server here and in the database together.
+#[derive(Clone, Debug)]
+pub struct Refreshed {
+    /// The newer of both.
+    pub server: MetaServer,
+    /// Is it connected to this process?
+    pub connected: bool,
+}
+
+/// A connection of a server; dropped when it ends.
+#[derive(Debug)]
+pub struct Connection {
+    registry: Arc<Registry>,
+    server: ServerId,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut known = self.registry.known.lock();
+        if let Some(known) = known.get_mut(&self.server) {
+            known.connections = known.connections.saturating_sub(1);
+            known.last_seen_at = clock::wall_now();
+            known.dirty = true;
+        }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry { known: Mutex::default(), bell: watch::Sender::new(0) }
+    }
+}
+
+impl Registry {
+    fn ring(&self) {
+        self.bell.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn entry<T>(&self, server: &MetaServer, with: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = self.known.lock();
+        let entry = known.entry(server.id).or_insert_with(|| Known {
+            meta_store: server.meta_store.clone(),
+            connections: 0,
+            acknowledged: server.acknowledged,
+            last_seen_at: server.last_seen_at,
+            cuts: HashMap::new(),
+            dirty: false,
+        });
+        with(entry)
+    }
+
+    /// A server has registered.
+    pub fn registered(&self, server: &MetaServer) {
+        self.entry(server, |known| known.last_seen_at = server.last_seen_at);
+    }
+
+    /// A server has subscribed.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, server: &MetaServer) -> Connection {
+        self.entry(server, |known| {
+            known.connections += 1;
+            known.last_seen_at = clock::wall_now();
+            known.dirty = true;
+        });
+        Connection { registry: Arc::clone(self), server: server.id }
+    }
+
+    /// A server has applied everything up to a revision, and cut sessions.
+    pub fn acknowledge(&self, server: ServerId, revision: u64, cuts: &[(TokenId, u32)]) {
+        if let Some(known) = self.known.lock().get_mut(&server) {
+            known.last_seen_at = clock::wall_now();
+            if revision > known.acknowledged || !cuts.is_empty() {
+                known.acknowledged = known.acknowledged.max(revision);
+                known.dirty = true;
+            }
+            for (token, count) in cuts {
+                if known.cuts.len() < CUTS_MAX || known.cuts.contains_key(token) {
+                    let sum = known.cuts.entry(*token).or_default();
+                    *sum = sum.saturating_add(*count);
+                }
+            }
+        }
+        self.ring();
+    }
+
+    /// A server starts anew after a resynchronisation, at this revision.
+    pub fn resynchronised(&self, server: &MetaServer, revision: u64) {
+        self.entry(server, |known| {
+            known.acknowledged = known.acknowledged.min(revision);
+            known.dirty = true;
+        });
+    }
+
+    /// The row of a server, brought up to date.
+    #[must_use]
+    pub fn refresh(&self, server: MetaServer) -> Refreshed {
+        let known = self.known.lock();
+        let Some(known) = known.get(&server.id) else {
+            return Refreshed { server, connected: false };
+        };
+        let newer = known.last_seen_at >= server.last_seen_at;
+        let acknowledged = if newer { known.acknowledged } else { server.acknowledged };
+        let last_seen_at = known.last_seen_at.max(server.last_seen_at);
+        Refreshed {
+            server: MetaServer { acknowledged, last_seen_at, ..server },
+            connected: known.connections > 0,
+        }
+    }
+
+    /// Which server a mount should go to: a connected one, else the one last
+    /// heard of.
+    #[must_use]
+    pub fn choose(&self, servers: Vec<MetaServer>) -> Option<MetaServer> {
+        servers
+            .into_iter()
+            .map(|server| self.refresh(server))
+            .max_by_key(|r| (r.connected, r.server.last_seen_at, r.server.id))
+            .map(|refreshed| refreshed.server)
+    }
+
+    /// Waits until every server of the store that may still act on what it
+    /// knew (connected, or heard of within the grace for admin's absence) has
+    /// acknowledged the revision, or the time is over.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn wait_for(
+        &self,
+        store: &Store,
+        meta_store: &StoreId,
+        revision: u64,
+        since: Instant,
+        wait: Duration,
+    ) -> Result<Vec<MetaAnswer>> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut bell = self.bell.subscribe();
+        let mut answered: HashMap<ServerId, Duration> = HashMap::new();
+        loop {
+            bell.mark_unchanged();
+            let servers = metas::servers_of(store.reader().as_mut(), meta_store).await?;
+            let horizon = clock::wall_now()
+                .checked_sub(
+                    jiff::SignedDuration::try_from(limits::ADMIN_GRACE).unwrap_or_default(),
+                )
+                .unwrap_or(Timestamp::MIN);
+            let mut answers = Vec::new();
+            for server in servers {
+                let refreshed = self.refresh(server);
+                let server = refreshed.server;
+                if !refreshed.connected && server.last_seen_at < horizon {
+                    continue;
+                }
+                if server.acknowledged >= revision {
+                    answered.entry(server.id).or_insert_with(|| since.elapsed());
+                }
+                answers
+                    .push(MetaAnswer { id: server.id, after: answered.get(&server.id).copied() });
+            }
+            let all = answers.iter().all(|answer| answer.after.is_some());
+            if all || tokio::time::Instant::now() >= deadline {
+                return Ok(answers);
+            }
+            let poll = match store.kind() {
+                // Every server is connected to this very process.
+                Kind::Sqlite => deadline,
+                Kind::Postgres => deadline.min(tokio::time::Instant::now() + REPLICA_POLL),
+            };
+            // Any end of the wait is followed by another look.
+            let _ = tokio::time::timeout_at(poll, bell.changed()).await;
+        }
+    }
+
+    /// Sessions that were cut for a token, over all servers.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn cuts(&self, store: &Store, token: TokenId) -> Result<u32> {
+        // What is not yet written, and what is.
+        self.flush(store).await?;
+        let rows = metas::cuts(store.reader().as_mut(), token).await?;
+        Ok(rows.into_iter().fold(0_u32, |sum, (_, count)| sum.saturating_add(count)))
+    }
+
+    /// Writes what changed to the database, for other replicas and for the
+    /// time after a restart.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; it is written next time.
+    pub async fn flush(&self, store: &Store) -> Result<()> {
+        let mut changed = Vec::new();
+        for (id, known) in self.known.lock().iter_mut().filter(|(_, known)| known.dirty) {
+            known.dirty = false;
+            let cuts = std::mem::take(&mut known.cuts);
+            changed.push((*id, known.acknowledged, known.last_seen_at, cuts));
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let written = write(store, &changed).await;
+        if written.is_err() {
+            let mut all = self.known.lock();
+            for (id, _, _, cuts) in changed {
+                if let Some(known) = all.get_mut(&id) {
+                    known.dirty = true;
+                    for (token, count) in cuts {
+                        let sum = known.cuts.entry(token).or_default();
+                        *sum = sum.saturating_add(count);
+                    }
+                }
+            }
+        }
+        written
+    }
+
+    /// Servers of a store connected to this process.
+    #[must_use]
+    pub fn connected(&self, store: &StoreId) -> usize {
+        let known = self.known.lock();
+        known.values().filter(|k| k.meta_store == *store && k.connections > 0).count()
+    }
+}
+
+type Changed = (ServerId, u64, Timestamp, HashMap<TokenId, u32>);
+
+async fn write(store: &Store, changed: &[Changed]) -> Result<()> {
+    let mut tx = store.begin().await?;
+    for (id, acknowledged, last_seen_at, cuts) in changed {
+        metas::acknowledge(tx.sql(), *id, *acknowledged, *last_seen_at).await?;
+        for (token, count) in cuts {
+            metas::add_cuts(tx.sql(), *id, *token, *count).await?;
+        }
+    }
+    tx.commit_quietly().await
+}

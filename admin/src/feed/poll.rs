@@ -1,0 +1,72 @@
+//! Background work of the feed: changes of other processes come in, and what
+//! servers acknowledged goes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Registry;
+use crate::store::{Kind, Store};
+use crate::verify::Verify;
+
+/// How often another process's commits are looked for: `recover` beside a
+/// running admin on SQLite; on Postgres a lost notification.
+const POLL: Duration = Duration::from_millis(500);
+/// How often acknowledgements are written for other replicas (only when
+/// there is one) …
+const FLUSH_SHARED: Duration = Duration::from_millis(100);
+/// … and when only a restart needs them.
+const FLUSH_ALONE: Duration = Duration::from_secs(10);
+
+/// Follows the database until `stop`. A failure of the database is told once
+/// and tried again.
+pub async fn follow(store: Store, stop: CancellationToken) {
+    let mut failing = false;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = store.notified() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+        match store.catch_up().await {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(error = error.with_causes(), "the feed cannot be read");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Writes acknowledgements and last-used times now and then, and at the end.
+pub async fn write_back(
+    store: Store,
+    registry: Arc<Registry>,
+    verify: Arc<Verify>,
+    stop: CancellationToken,
+) {
+    let every = match store.kind() {
+        Kind::Sqlite => FLUSH_ALONE,
+        Kind::Postgres => FLUSH_SHARED,
+    };
+    let mut acknowledgements = tokio::time::interval(every);
+    let mut used = tokio::time::interval(Verify::FLUSH_EVERY);
+    loop {
+        let (flush_acknowledgements, flush_used) = tokio::select! {
+            () = stop.cancelled() => (true, true),
+            _ = acknowledgements.tick() => (true, false),
+            _ = used.tick() => (false, true),
+        };
+        if flush_acknowledgements && let Err(error) = registry.flush(&store).await {
+            tracing::warn!(error = error.with_causes(), "acknowledgements are not written");
+        }
+        if flush_used && let Err(error) = verify.flush_used().await {
+            tracing::warn!(error = error.with_causes(), "last-used times are not written");
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! gRPC: decode, call the service, encode. No rules here.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use flexfs_common::{Code, Error, Result, status};
+use flexfs_proto::v1::admin_service_server::AdminServiceServer;
+use flexfs_proto::v1::authority_service_server::AuthorityServiceServer;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use crate::service::{Caller, Service};
+
+mod admin;
+pub mod auth;
+mod authority;
+mod convert;
+
+/// Bytes of a request: the longest is a list of 1000 tokens to check.
+const REQUEST_MAX_LEN: usize = 256 * 1024;
+/// Bytes of a reply: a metadata server's list of all its volumes.
+const REPLY_MAX_LEN: usize = 64 * 1024 * 1024;
+
+/// Both services, behind the authentication of every call.
+pub fn routes(service: Arc<Service>, stop: CancellationToken) -> axum::Router {
+    let admin = AdminServiceServer::new(admin::Admin(Arc::clone(&service)))
+        .max_decoding_message_size(REQUEST_MAX_LEN)
+        .max_encoding_message_size(REPLY_MAX_LEN);
+    let authority = authority::Authority { service: Arc::clone(&service), stop };
+    let authority = AuthorityServiceServer::new(authority)
+        .max_decoding_message_size(REQUEST_MAX_LEN)
+        .max_encoding_message_size(REPLY_MAX_LEN);
+    tonic::service::Routes::new(admin)
+        .add_service(authority)
+        .prepare()
+        .into_axum_router()
+        .layer(auth::AuthenticateLayer::new(service))
+}
+
+/// Takes the caller that the authentication has put there, and the message.
+fn parts<T>(request: Request<T>) -> Result<(Caller, T)> {
+    let (_, extensions, message) = request.into_parts();
+    // Without a caller nothing is done: no way around the authentication.
+    let caller = extensions.get::<Caller>().cloned().ok_or(Code::TokenMissing)?;
+    Ok((caller, message))
+}
+
+/// Runs a call to its end even when the client goes away in the middle, so
+/// that what was committed is also made known here.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T, Status> {
+    let outcome =
+        tokio::spawn(work).await.unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e)));
+    outcome.map_err(|error| refused(&error))
+}
+
+/// The status of an error; what is our own fault is logged here, once.
+fn refused(error: &Error) -> Status {
+    use flexfs_common::Kind;
+    match error.kind() {
+        Kind::Internal | Kind::Corrupt | Kind::Unavailable => {
+            tracing::error!(code = %error.code(), error = error.with_causes(), "a call failed");
+        }
+        Kind::Invalid
+        | Kind::Unauthenticated
+        | Kind::Denied
+        | Kind::NotFound
+        | Kind::Exists
+        | Kind::Conflict
+        | Kind::Limited
+        | Kind::DeadlineExceeded
+        | Kind::Cancelled
+        | Kind::Unsupported
+        | Kind::Posix => {
+            tracing::debug!(code = %error.code(), "a call was refused");
+        }
+    }
+    status::to_status(error)
+}

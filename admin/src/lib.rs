@@ -1,0 +1,18 @@
+//! admin.flexfs: the control plane. One way through: `grpc/` (decode, call,
+//! encode) → `service/` (rules, authorisation first) → `store/` (SQL).
+
+pub mod audit;
+pub mod bootstrap;
+pub mod ca;
+pub mod cidr;
+pub mod cli;
+pub mod config;
+pub mod feed;
+pub mod grpc;
+pub mod model;
+mod output;
+pub mod page;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod verify;

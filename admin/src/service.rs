@@ -1,0 +1,206 @@
+//! The rules. Every function here begins with the authorisation of its
+//! caller, checks its input, and changes things in one transaction that
+//! carries the audit record and the feed rows.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flexfs_auth::policy::{Action, Permit, Resource, authorize};
+use flexfs_auth::principal::{Principal, Role};
+use flexfs_auth::token::TokenKind;
+use flexfs_common::ids::{AccountId, TokenId};
+use flexfs_common::{Code, Error, Result};
+
+use crate::audit::{Entry, Who};
+use crate::ca::Ca;
+use crate::feed::Registry;
+use crate::model::Grant;
+use crate::store::Store;
+use crate::store::volumes::Visible;
+use crate::verify::{Verified, Verify};
+
+pub mod accounts;
+pub mod authority;
+pub mod describe;
+mod find;
+mod input;
+pub mod methods;
+mod mint;
+pub mod revoke;
+pub mod stores;
+pub mod tokens;
+pub mod volumes;
+
+#[cfg(test)]
+mod tests;
+
+use methods::{Method, Rule};
+
+/// A verified caller of one method.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who.
+    pub principal: Principal,
+    /// Its token.
+    pub verified: Verified,
+    /// Where it calls from.
+    pub source: Option<IpAddr>,
+    /// What it calls.
+    pub method: &'static Method,
+}
+
+impl Caller {
+    /// The caller behind a verified token.
+    #[must_use]
+    pub fn new(verified: Verified, source: Option<IpAddr>, method: &'static Method) -> Caller {
+        let token = &verified.standing.token;
+        let principal = match &token.grant {
+            Grant::Account { role, volumes } => Principal::Account {
+                token_id: token.id,
+                account_id: token.account_id,
+                role: *role,
+                volumes: volumes.clone(),
+            },
+            Grant::Volume { volume_id, .. } => Principal::Volume {
+                token_id: token.id,
+                account_id: token.account_id,
+                volume_id: *volume_id,
+            },
+            Grant::Meta { meta_store } => {
+                Principal::Meta { token_id: token.id, meta_store: meta_store.clone() }
+            }
+        };
+        Caller { principal, verified, source, method }
+    }
+
+    /// Its token's id.
+    #[must_use]
+    pub fn token_id(&self) -> TokenId {
+        self.verified.standing.token.id
+    }
+
+    /// Its account (a meta token: the account `system`).
+    #[must_use]
+    pub fn account_id(&self) -> AccountId {
+        self.verified.standing.token.account_id
+    }
+
+    /// Does it act for the installation?
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        matches!(self.principal, Principal::Account { role: Role::System, .. })
+    }
+
+    /// Is this method allowed on this? For methods of one action.
+    fn permit(&self, resource: Resource) -> Result<Permit> {
+        match self.method.rule {
+            Rule::Action(action) => authorize(&self.principal, action, resource),
+            Rule::TokenRead | Rule::TokenWrite | Rule::AccountTokenCreate => {
+                Err(Error::new(Code::Internal, "this method's action depends on its request"))
+            }
+        }
+    }
+
+    /// Is this method allowed on tokens of this kind? For methods whose
+    /// action follows from the kind.
+    fn token_action(&self, kind: TokenKind) -> Result<Action> {
+        let write = match self.method.rule {
+            Rule::TokenRead => false,
+            Rule::TokenWrite => true,
+            Rule::Action(_) | Rule::AccountTokenCreate => return Err(Code::Internal.into()),
+        };
+        match (kind, write) {
+            (TokenKind::Account, false) => Ok(Action::AccountTokenRead),
+            (TokenKind::Account, true) => Ok(Action::AccountTokenWrite),
+            (TokenKind::Volume, false) => Ok(Action::VolumeTokenRead),
+            (TokenKind::Volume, true) => Ok(Action::VolumeTokenWrite),
+            (TokenKind::Meta, false) => Ok(Action::MetaTokenRead),
+            (TokenKind::Meta, true) => Ok(Action::MetaTokenWrite),
+            (TokenKind::Claim, _) => {
+                Err(Error::new(Code::ArgumentInvalid, "a kind is account, volume or meta"))
+            }
+        }
+    }
+
+    /// Would the role allow this action on some thing of the account? Asked
+    /// before a thing is looked up, so that the answer does not depend on it;
+    /// [`authorize`] is asked again for the very thing found.
+    fn permit_at_all(&self, action: Action, account: AccountId) -> Result<()> {
+        let mut principal = self.principal.clone();
+        if let Principal::Account { volumes, .. } = &mut principal {
+            volumes.clear();
+        }
+        authorize(&principal, action, Resource::Account(account)).map(drop)
+    }
+
+    /// What it may see of an account.
+    fn visible(&self, account: AccountId) -> Visible {
+        match &self.principal {
+            Principal::Account { token_id, role, volumes, .. } => Visible {
+                account,
+                volumes: volumes.clone(),
+                created_by: (*role == Role::Provisioner).then_some(*token_id),
+            },
+            Principal::Volume { volume_id, .. } => {
+                Visible { account, volumes: vec![*volume_id], created_by: None }
+            }
+            Principal::Meta { .. } => Visible::all(account),
+        }
+    }
+
+    fn entry(
+        &self,
+        account: Option<AccountId>,
+        action: &'static str,
+        target: impl ToString,
+    ) -> Entry {
+        Entry {
+            who: Who::Token(self.token_id()),
+            account,
+            action,
+            target: target.to_string(),
+            source: self.source,
+            detail: String::new(),
+        }
+    }
+}
+
+/// What is not yours is not there.
+fn hidden(error: Error, missing: Code) -> Error {
+    if error.code() == Code::ScopeMissing { missing.into() } else { error }
+}
+
+/// The service layer.
+#[derive(Debug)]
+pub struct Service {
+    store: Store,
+    verify: Arc<Verify>,
+    ca: Arc<Ca>,
+    registry: Arc<Registry>,
+}
+
+impl Service {
+    /// Over these parts.
+    #[must_use]
+    pub fn new(store: Store, verify: Arc<Verify>, ca: Arc<Ca>, registry: Arc<Registry>) -> Service {
+        Service { store, verify, ca, registry }
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Who verifies tokens.
+    #[must_use]
+    pub fn verifier(&self) -> &Verify {
+        &self.verify
+    }
+
+    /// Who is connected to the feed.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+}

@@ -1,0 +1,241 @@
+//! The database: one set of queries over a narrow driver trait with two
+//! implementations, SQLite and Postgres. Nothing outside `store/` knows SQL.
+//!
+//! All writers go one after the other (SQLite: BEGIN IMMEDIATE; Postgres: a
+//! lock held to the end of the transaction), so that what a transaction has
+//! checked still holds when it commits. The feed's revision is taken last.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flexfs_common::Result;
+
+pub mod accounts;
+pub mod audit;
+pub mod blocks;
+pub mod changes;
+pub mod feed;
+pub mod metas;
+mod postgres;
+mod row;
+mod sqlite;
+pub mod tokens;
+pub mod url;
+pub mod volumes;
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use row::{Cells, Row, Value};
+pub use url::DbUrl;
+
+use crate::audit::Entry;
+use changes::{Applied, Change};
+
+/// Runs statements: the pool of readers, or a transaction.
+#[async_trait]
+pub trait Sql: Send {
+    /// Rows of a query.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    async fn query(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>>;
+    /// Rows changed by a statement.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64>;
+}
+
+/// The one row of a query, if there is one.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn first(sql: &mut dyn Sql, text: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
+    Ok(sql.query(text, args).await?.into_iter().next())
+}
+
+/// A write transaction; dropped without commit it never happened.
+#[async_trait]
+trait WriteTransaction: Sql {
+    /// # Errors
+    /// `DATABASE_FAILED`: whether it was committed is then not known.
+    async fn commit(self: Box<Self>) -> Result<()>;
+    /// As `Sql`.
+    fn sql(&mut self) -> &mut dyn Sql;
+}
+
+/// One kind of database.
+#[async_trait]
+trait Database: Send + Sync {
+    fn reader(&self) -> Box<dyn Sql>;
+    async fn begin(&self) -> Result<Box<dyn WriteTransaction>>;
+    fn kind(&self) -> Kind;
+    /// Ends when something may have been committed by another process.
+    /// A hint only: the caller polls as well.
+    async fn notified(&self);
+    async fn close(&self);
+}
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One file, one admin.
+    Sqlite,
+    /// Shared by several admins.
+    Postgres,
+}
+
+impl Kind {
+    /// `sqlite` or `postgres`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Sqlite => "sqlite",
+            Kind::Postgres => "postgres",
+        }
+    }
+}
+
+/// The database and what is known of its changes.
+#[derive(Clone)]
+pub struct Store {
+    db: Arc<dyn Database>,
+    applied: Arc<Applied>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.db.kind().name())
+    }
+}
+
+impl Store {
+    /// Opens the database, makes it if it is an absent SQLite file, and brings
+    /// its tables up to date.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`, `CONFIG_INVALID`.
+    pub async fn open(url: &DbUrl) -> Result<Store> {
+        let db: Arc<dyn Database> = match url {
+            DbUrl::Sqlite(path) => Arc::new(sqlite::Sqlite::open(path).await?),
+            DbUrl::Postgres(url) => Arc::new(postgres::Postgres::open(url).await?),
+        };
+        let store = Store { db, applied: Arc::new(Applied::new()) };
+        let mut tx = store.db.begin().await?;
+        feed::initialise(tx.sql()).await?;
+        tx.commit().await?;
+        store.catch_up().await?;
+        Ok(store)
+    }
+
+    /// Which database it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.db.kind()
+    }
+
+    /// Runs queries, each seeing what was committed before it.
+    #[must_use]
+    pub fn reader(&self) -> Box<dyn Sql> {
+        self.db.reader()
+    }
+
+    /// Begins a change; waits for the writer before it.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(Tx { inner: self.db.begin().await?, applied: Arc::clone(&self.applied) })
+    }
+
+    /// What changed, and when.
+    #[must_use]
+    pub fn applied(&self) -> &Arc<Applied> {
+        &self.applied
+    }
+
+    /// Takes note of changes that other processes committed.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn catch_up(&self) -> Result<()> {
+        let mut reader = self.reader();
+        let head = feed::head(reader.as_mut()).await?;
+        self.applied.begin_at(head.revision);
+        while self.applied.seen() < head.revision {
+            let rows =
+                feed::rows_after(reader.as_mut(), self.applied.seen(), head.revision).await?;
+            let Some(last) = rows.last().map(|row| row.revision) else { break };
+            self.applied.apply(&rows);
+            self.applied.advance(last);
+        }
+        Ok(())
+    }
+
+    /// Ends when another process may have committed something.
+    pub async fn notified(&self) {
+        self.db.notified().await;
+    }
+
+    /// Closes all connections; open calls fail.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+/// A change in the making: the only way to write. Every commit carries its
+/// audit record; what others must hear of carries feed rows, too.
+pub struct Tx {
+    inner: Box<dyn WriteTransaction>,
+    applied: Arc<Applied>,
+}
+
+impl std::fmt::Debug for Tx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tx")
+    }
+}
+
+impl Tx {
+    /// Runs statements in the transaction.
+    pub fn sql(&mut self) -> &mut dyn Sql {
+        self.inner.sql()
+    }
+
+    /// Writes the feed rows and the audit record and commits. Returns the
+    /// revision of the last row.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; then nothing happened, except when the connection
+    /// broke during the commit itself: creations are therefore repeatable.
+    pub async fn commit(mut self, entry: Entry, changes: &[Change]) -> Result<u64> {
+        let now = flexfs_common::clock::wall_now();
+        let sql = self.inner.sql();
+        let rows = feed::append(sql, now, changes).await?;
+        let revision = match rows.last() {
+            Some(row) => row.revision,
+            None => feed::head(sql).await?.revision,
+        };
+        audit::append(sql, now, revision, &entry).await?;
+        self.inner.commit().await?;
+        self.applied.apply(&rows);
+        Ok(revision)
+    }
+
+    /// Commits bookkeeping that is neither audited nor told to anybody
+    /// (last-used times, acknowledgements).
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn commit_quietly(self) -> Result<()> {
+        self.inner.commit().await
+    }
+}
+
+/// An error of the database library, whose text stays in our log.
+fn failed(error: sqlx::Error) -> flexfs_common::Error {
+    flexfs_common::Error::bare(flexfs_common::Code::DatabaseFailed).caused_by(error)
+}

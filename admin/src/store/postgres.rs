@@ -1,0 +1,158 @@
+//! Postgres: for several admins over one database.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flexfs_common::{Code, Error, Result, limits};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Arguments, Column, Row as _, TypeInfo};
+use tokio::sync::Mutex;
+
+use super::{Database, Kind, Row, Sql, Value, WriteTransaction, failed};
+
+/// Connections of one admin.
+const CONNECTIONS: u32 = 16;
+/// Key of the lock that puts writers one after the other ("flexfs" in ASCII).
+const WRITERS: &str = "SELECT pg_advisory_xact_lock(112603859019379)";
+/// A statement, or the wait for the writers' lock, takes no longer.
+const STATEMENT_LIMIT: &str = "20s";
+/// A replica that died in a transaction holds the lock no longer.
+const IDLE_LIMIT: &str = "10s";
+/// Wait before the next attempt to listen.
+const RELISTEN: Duration = Duration::from_secs(1);
+
+pub(super) struct Postgres {
+    pool: PgPool,
+    listener: Mutex<Option<PgListener>>,
+}
+
+impl Postgres {
+    pub(super) async fn open(url: &str) -> Result<Postgres> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| {
+                // The library's text could repeat the password.
+                Error::new(Code::ConfigInvalid, "the database URL is not understood")
+            })?
+            .application_name("admin.flexfs")
+            .options([
+                ("statement_timeout", STATEMENT_LIMIT),
+                ("idle_in_transaction_session_timeout", IDLE_LIMIT),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(limits::CALL)
+            .connect_with(options)
+            .await
+            .map_err(failed)?;
+        sqlx::migrate!("../migrations/postgres").run(&pool).await.map_err(|e| {
+            Error::new(Code::DatabaseFailed, "the tables cannot be brought up to date").caused_by(e)
+        })?;
+        Ok(Postgres { pool, listener: Mutex::new(None) })
+    }
+
+    async fn wait(&self) -> Result<(), sqlx::Error> {
+        let mut held = self.listener.lock().await;
+        let listener = match held.as_mut() {
+            Some(listener) => listener,
+            None => {
+                let mut listener = PgListener::connect_with(&self.pool).await?;
+                listener.listen("flexfs_changes").await?;
+                held.insert(listener)
+            }
+        };
+        let outcome = listener.recv().await;
+        if outcome.is_err() {
+            *held = None;
+        }
+        outcome.map(|_| ())
+    }
+}
+
+fn arguments(args: Vec<Value>) -> Result<PgArguments> {
+    let mut out = PgArguments::default();
+    for arg in args {
+        let added = match arg {
+            Value::Text(text) => out.add(text),
+            Value::Int(number) => out.add(number),
+            Value::Bytes(bytes) => out.add(bytes),
+        };
+        added.map_err(|e| failed(sqlx::Error::Encode(e)))?;
+    }
+    Ok(out)
+}
+
+fn row(from: &PgRow) -> Result<Row> {
+    let mut cells = Vec::with_capacity(from.len());
+    for (index, column) in from.columns().iter().enumerate() {
+        cells.push(match column.type_info().name() {
+            "INT8" => Value::Int(from.try_get(index).map_err(failed)?),
+            "BYTEA" => Value::Bytes(from.try_get(index).map_err(failed)?),
+            _ => Value::Text(from.try_get(index).map_err(failed)?),
+        });
+    }
+    Ok(Row(cells))
+}
+
+struct Reader(PgPool);
+
+#[async_trait]
+impl Sql for Reader {
+    async fn query(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        let rows = sqlx::query_with(sql, arguments(args)?).fetch_all(&self.0).await;
+        rows.map_err(failed)?.iter().map(row).collect()
+    }
+    async fn execute(&mut self, _sql: &'static str, _args: Vec<Value>) -> Result<u64> {
+        Err(Error::new(Code::Internal, "a reader does not write"))
+    }
+}
+
+struct Transaction(sqlx::Transaction<'static, sqlx::Postgres>);
+
+#[async_trait]
+impl Sql for Transaction {
+    async fn query(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        let rows = sqlx::query_with(sql, arguments(args)?).fetch_all(&mut *self.0).await;
+        rows.map_err(failed)?.iter().map(row).collect()
+    }
+    async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
+        let done = sqlx::query_with(sql, arguments(args)?).execute(&mut *self.0).await;
+        Ok(done.map_err(failed)?.rows_affected())
+    }
+}
+
+#[async_trait]
+impl WriteTransaction for Transaction {
+    async fn commit(mut self: Box<Self>) -> Result<()> {
+        // Delivered at commit; once per transaction, never per row.
+        sqlx::query("NOTIFY flexfs_changes").execute(&mut *self.0).await.map_err(failed)?;
+        self.0.commit().await.map_err(failed)
+    }
+    fn sql(&mut self) -> &mut dyn Sql {
+        self
+    }
+}
+
+#[async_trait]
+impl Database for Postgres {
+    fn reader(&self) -> Box<dyn Sql> {
+        Box::new(Reader(self.pool.clone()))
+    }
+    async fn begin(&self) -> Result<Box<dyn WriteTransaction>> {
+        let mut tx = self.pool.begin().await.map_err(failed)?;
+        sqlx::query(WRITERS).execute(&mut *tx).await.map_err(failed)?;
+        Ok(Box::new(Transaction(tx)))
+    }
+    fn kind(&self) -> Kind {
+        Kind::Postgres
+    }
+    async fn notified(&self) {
+        if let Err(error) = self.wait().await {
+            tracing::debug!(%error, "listening to the database failed; polling goes on");
+            tokio::time::sleep(RELISTEN).await;
+        }
+    }
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,314 @@
+//! Is this token good, now, from there? The one place where secrets are
+//! compared.
+//!
+//! Order, each step cheaper than the next: success cache → row by id → HMAC
+//! (a dummy one when the id is unknown, so that the time is the same) →
+//! argon2id, once per token and process, on a bounded pool → state, read again
+//! after the slow step so that a revocation racing it wins. A wrong secret
+//! never reaches argon2, and the rate limit is asked only about failures: it
+//! never stands in the way of a good token.
+//!
+//! Caching: what was read of a token is used again while nothing newer is
+//! known of it, its account and its volume (see `store::changes::Applied`).
+//! With Postgres, where other replicas write, the row is read again at each
+//! use and only the argon2 step is saved.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flexfs_auth::token::Token;
+use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
+use flexfs_common::ids::SecretId;
+use flexfs_common::name::StoreId;
+use flexfs_common::{Code, Error, Result, clock};
+use jiff::Timestamp;
+
+use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
+use crate::store::tokens::{self, Standing};
+use crate::store::{Kind, Store};
+
+mod cache;
+mod failures;
+mod hashing;
+mod used;
+
+pub use hashing::Hashing;
+
+use cache::{Cached, Caches};
+use failures::FailureLimiter;
+use used::Used;
+
+/// A token that was found good, and the secret that matched.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The token with its account's and volume's state.
+    pub standing: Arc<Standing>,
+    /// The one of its secrets that matched.
+    pub secret_id: SecretId,
+}
+
+/// Why a token is not accepted at an instant, from an address; `None` = it is.
+/// Asked only after its secret matched: the answers tell about the token.
+#[must_use]
+pub fn refusal(
+    standing: &Standing,
+    secret_id: SecretId,
+    now: Timestamp,
+    from: Option<IpAddr>,
+) -> Option<Code> {
+    let token = &standing.token;
+    if token.deleted_at.is_some() {
+        return Some(Code::TokenRevoked);
+    }
+    match token.state(now) {
+        TokenState::Revoked => return Some(Code::TokenRevoked),
+        TokenState::Expired => return Some(Code::TokenExpired),
+        TokenState::Disabled => return Some(Code::TokenDisabled),
+        TokenState::NotYetValid => return Some(Code::TokenNotYetValid),
+        TokenState::Active => {}
+    }
+    // A retired secret is over like a revoked token.
+    if !standing.secrets.iter().any(|secret| secret.id == secret_id && secret.live(now)) {
+        return Some(Code::TokenRevoked);
+    }
+    match standing.account_state {
+        AccountState::Active => {}
+        AccountState::Suspended | AccountState::Deleted => return Some(Code::AccountSuspended),
+    }
+    match standing.volume_state {
+        Some(VolumeState::Retired) => return Some(Code::VolumeRetired),
+        Some(VolumeState::Active) | None => {}
+    }
+    let allowed = token.cidrs.is_empty()
+        || from.is_some_and(|address| token.cidrs.iter().any(|cidr| cidr.contains(address)));
+    if allowed { None } else { Some(Code::TokenSourceDenied) }
+}
+
+/// Verifies tokens.
+#[derive(Debug)]
+pub struct Verify {
+    store: Store,
+    pepper: Pepper,
+    hashing: Hashing,
+    caches: Caches,
+    failures: FailureLimiter,
+    used: Used,
+}
+
+impl Verify {
+    /// # Errors
+    /// `INTERNAL` when there is no randomness.
+    pub fn new(store: Store, pepper: Pepper, settings: Argon2Settings) -> Result<Verify> {
+        Ok(Verify {
+            store,
+            pepper,
+            hashing: Hashing::new(settings),
+            caches: Caches::new()?,
+            failures: FailureLimiter::new(),
+            used: Used::default(),
+        })
+    }
+
+    /// Derives what is stored for a new token.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` when too many wait for the pool, `INTERNAL`.
+    pub async fn derive(&self, token: &Token) -> Result<Verifier> {
+        self.hashing.derive(token, &self.pepper).await
+    }
+
+    /// Is this the secret behind these verifiers? For repeated creations.
+    #[must_use]
+    pub fn matches(&self, token: &Token, secrets: &[SecretRecord]) -> bool {
+        self.matching(token, secrets).is_some()
+    }
+
+    fn matching<'s>(&self, token: &Token, secrets: &'s [SecretRecord]) -> Option<&'s SecretRecord> {
+        secrets.iter().find(|secret| secret.verifier.tag_matches(token, &self.pepper))
+    }
+
+    /// Verifies a token used from an address (`None` = not known).
+    ///
+    /// # Errors
+    /// `TOKEN_UNKNOWN` for an unknown id and a wrong secret alike; the codes
+    /// of [`refusal`]; `RATE_LIMITED` for a failure from a source that had too
+    /// many, and when too many cold tokens wait; `DATABASE_FAILED`.
+    pub async fn verify(&self, token: &Token, from: Option<IpAddr>) -> Result<Verified> {
+        self.verify_in(token, from, None).await
+    }
+
+    /// Like [`Verify::verify`], but a token of another meta store than this
+    /// one is as if unknown: no step that an unknown one does not have.
+    ///
+    /// # Errors
+    /// As [`Verify::verify`].
+    pub async fn verify_placed(
+        &self,
+        token: &Token,
+        from: Option<IpAddr>,
+        store: &StoreId,
+    ) -> Result<Verified> {
+        self.verify_in(token, from, Some(store)).await
+    }
+
+    async fn verify_in(
+        &self,
+        token: &Token,
+        from: Option<IpAddr>,
+        store: Option<&StoreId>,
+    ) -> Result<Verified> {
+        let key = self.caches.key(token);
+        if let Some(verified) = self.cached(token, &key).await? {
+            return self.placed(verified, from, store);
+        }
+        if self.caches.failed_lately(&key, token, self.store.applied()) {
+            return Err(self.failed(from));
+        }
+        // One at a time per token; the others find the first one's result.
+        let flight = self.caches.flight(&key);
+        let _turn = flight.wait().await;
+        if let Some(verified) = self.cached(token, &key).await? {
+            return self.placed(verified, from, store);
+        }
+        let verified = match self.cold(token, store).await {
+            Ok(verified) => verified,
+            Err(error) if error.code() == Code::TokenUnknown => {
+                if store.is_none() {
+                    // For one meta store only it says nothing about others.
+                    self.caches.remember_failure(key, token, self.store.applied());
+                }
+                return Err(self.failed(from));
+            }
+            Err(error) => return Err(error),
+        };
+        self.placed(verified, from, store)
+    }
+
+    fn placed(
+        &self,
+        verified: Verified,
+        from: Option<IpAddr>,
+        store: Option<&StoreId>,
+    ) -> Result<Verified> {
+        if is_placed(&verified.standing, store) {
+            self.checked(verified, from)
+        } else {
+            Err(self.failed(from))
+        }
+    }
+
+    /// A failure: told as such, or that there are too many.
+    fn failed(&self, from: Option<IpAddr>) -> Error {
+        if self.failures.admit(from) { Code::TokenUnknown.into() } else { Code::RateLimited.into() }
+    }
+
+    fn checked(&self, verified: Verified, from: Option<IpAddr>) -> Result<Verified> {
+        let now = clock::wall_now();
+        match refusal(&verified.standing, verified.secret_id, now, from) {
+            Some(code) => Err(code.into()),
+            None => {
+                self.used.note(verified.standing.token.id, now);
+                Ok(verified)
+            }
+        }
+    }
+
+    async fn cached(&self, token: &Token, key: &cache::Key) -> Result<Option<Verified>> {
+        let Some(cached) = self.caches.get(key) else { return Ok(None) };
+        let shared = match self.store.kind() {
+            Kind::Sqlite => false,
+            Kind::Postgres => true,
+        };
+        if !shared && !cached.is_stale(self.store.applied()) {
+            return Ok(Some(cached.verified));
+        }
+        // The secret was right; what has become of the token?
+        let revision = self.store.applied().latest();
+        let Some(standing) = tokens::standing(self.store.reader().as_mut(), token.id()).await?
+        else {
+            return Ok(None);
+        };
+        if !standing.secrets.iter().any(|secret| secret.id == cached.verified.secret_id) {
+            // Purged: no longer known.
+            self.caches.forget(key);
+            return Ok(None);
+        }
+        let verified =
+            Verified { standing: Arc::new(standing), secret_id: cached.verified.secret_id };
+        self.caches.put(*key, Cached { verified: verified.clone(), revision });
+        Ok(Some(verified))
+    }
+
+    async fn cold(&self, token: &Token, store: Option<&StoreId>) -> Result<Verified> {
+        let standing = tokens::standing(self.store.reader().as_mut(), token.id())
+            .await?
+            .filter(|standing| is_placed(standing, store));
+        let secrets = standing.as_ref().map_or(&[][..], |standing| &standing.secrets);
+        if secrets.is_empty() {
+            // The same work as for a known id.
+            let dummy = Verifier {
+                tag: [0; 32],
+                pepper_id: self.pepper.id().to_owned(),
+                phc: String::new(),
+            };
+            let _ = dummy.tag_matches(token, &self.pepper);
+            return Err(Code::TokenUnknown.into());
+        }
+        let Some(secret) = self.matching(token, secrets) else {
+            return Err(Code::TokenUnknown.into());
+        };
+        let secret_id = secret.id;
+        if !self.hashing.matches(token, &secret.verifier).await? {
+            // Tag and string are of one secret: one of them was altered.
+            tracing::error!(token = %token.id(), "tag and argon2id string of a secret disagree");
+            return Err(Code::TokenUnknown.into());
+        }
+        // Read again: what happened meanwhile counts.
+        let revision = self.store.applied().latest();
+        let standing = tokens::standing(self.store.reader().as_mut(), token.id())
+            .await?
+            .ok_or(Code::TokenUnknown)?;
+        let verified = Verified { standing: Arc::new(standing), secret_id };
+        self.caches.put(self.caches.key(token), Cached { verified: verified.clone(), revision });
+        Ok(verified)
+    }
+
+    /// Looks again at a token that a long call still lives from.
+    ///
+    /// # Errors
+    /// The codes of [`refusal`], `DATABASE_FAILED`.
+    pub async fn still_good(&self, verified: &Verified, from: Option<IpAddr>) -> Result<()> {
+        let id = verified.standing.token.id;
+        let standing =
+            tokens::standing(self.store.reader().as_mut(), id).await?.ok_or(Code::TokenRevoked)?;
+        match refusal(&standing, verified.secret_id, clock::wall_now(), from) {
+            Some(code) => Err(code.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the last-used times gathered so far.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; the times are lost, which costs nothing but age.
+    pub async fn flush_used(&self) -> Result<()> {
+        self.used.flush(&self.store).await
+    }
+
+    /// How often [`Verify::flush_used`] should run.
+    pub const FLUSH_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+}
+
+/// Does it belong to this meta store, if one is demanded?
+fn is_placed(standing: &Standing, store: Option<&StoreId>) -> bool {
+    store.is_none() || standing.meta_store.as_ref() == store
+}
+
+/// Sources are counted by address; an IPv6 host has a whole /64.
+fn source_key(from: Option<IpAddr>) -> u128 {
+    match from.map(|address| address.to_canonical()) {
+        None => 0,
+        Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped().to_bits(),
+        Some(IpAddr::V6(v6)) => v6.to_bits() & !u128::from(u64::MAX),
+    }
+}

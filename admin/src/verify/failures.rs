@@ -1,0 +1,84 @@
+//! A token bucket per source address, for failures alone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flexfs_common::limits;
+use parking_lot::Mutex;
+
+use super::source_key;
+
+/// Sources remembered at once; one that is forgotten starts with a full burst.
+const SOURCES: usize = 16_384;
+
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+pub(super) struct FailureLimiter(quick_cache::sync::Cache<u128, Arc<Mutex<Bucket>>>);
+
+impl std::fmt::Debug for FailureLimiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FailureLimiter")
+    }
+}
+
+impl FailureLimiter {
+    pub(super) fn new() -> FailureLimiter {
+        FailureLimiter(quick_cache::sync::Cache::new(SOURCES))
+    }
+
+    /// Counts one failure; false when the source had too many.
+    pub(super) fn admit(&self, from: Option<IpAddr>) -> bool {
+        self.admit_at(from, Instant::now())
+    }
+
+    fn admit_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
+        let full = || {
+            let left = f64::from(limits::FAILURE_BURST);
+            Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Bucket { left, at: now })))
+        };
+        let Ok(bucket) = self.0.get_or_insert_with(&source_key(from), full);
+        let mut bucket = bucket.lock();
+        let gained = now.saturating_duration_since(bucket.at).as_secs_f64()
+            * f64::from(limits::FAILURE_RATE);
+        bucket.left = (bucket.left + gained).min(f64::from(limits::FAILURE_BURST));
+        bucket.at = now;
+        if bucket.left < 1.0 {
+            return false;
+        }
+        bucket.left -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_then_a_rate_per_source() {
+        let limiter = FailureLimiter::new();
+        let now = Instant::now();
+        let a: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
+        let b: Option<IpAddr> = Some("192.0.2.2".parse().unwrap());
+        let burst = (0..1000).filter(|_| limiter.admit_at(a, now)).count();
+        assert_eq!(burst, limits::FAILURE_BURST as usize);
+        assert!(limiter.admit_at(b, now), "another source is not concerned");
+        let later = now + Duration::from_secs(1);
+        let second = (0..1000).filter(|_| limiter.admit_at(a, later)).count();
+        assert_eq!(second, limits::FAILURE_RATE as usize);
+    }
+
+    #[test]
+    fn spellings_of_one_source_share_a_bucket() {
+        let key = |text: &str| source_key(Some(text.parse().unwrap()));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+    }
+}
