@@ -1,0 +1,177 @@
+//! Follows admin's change feed for as long as the server lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexfs_common::{Code, Error, Result, limits, status};
+use flexfs_proto::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::acks::{Acks, Applied};
+use super::{apply, register};
+use crate::identity::DataDir;
+use crate::service::Service;
+
+/// First and longest wait before the feed is connected again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Where in which feed this server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The feed's id.
+    pub feed_id: String,
+    /// Everything up to here is applied.
+    pub revision: u64,
+}
+
+/// Registers, brings everything up to date, and says where the feed is to be
+/// followed from.
+///
+/// # Errors
+/// As [`register::register`] and [`apply::resynchronise`].
+pub async fn synchronise(
+    service: &Arc<Service>,
+    data: &DataDir,
+) -> Result<(v1::RegisterServerReply, Position, Acks)> {
+    let reply = register::register(&service.authority, data).await?;
+    // What changes from here on comes again by the feed.
+    let position = Position { feed_id: reply.feed_id.clone(), revision: reply.revision };
+    let acks = Acks::start(0);
+    let mut cut = Vec::new();
+    apply::resynchronise(service, &mut cut).await?;
+    acks.push(Applied { revision: position.revision, cut }).await;
+    service.note_contact();
+    Ok((reply, position, acks))
+}
+
+/// Follows the feed until the server ends.
+pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Position, Acks)>) {
+    let mut wait = BACKOFF.0;
+    loop {
+        let outcome = tokio::select! {
+            () = service.stop.cancelled() => return,
+            outcome = follow_once(&service, &data, &mut known, &mut wait) => outcome,
+        };
+        service.feed.set_silent();
+        if let Err(error) = outcome {
+            service.note_failure(&error);
+            tracing::warn!(error = %error.with_causes(), "the feed of admin is away");
+        }
+        // Jitter: several servers must not come back in step.
+        let jitter = f64::from(rand_u16()) / f64::from(u16::MAX);
+        tokio::select! {
+            () = service.stop.cancelled() => return,
+            () = tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * jitter)) => {}
+        }
+        wait = (wait * 2).min(BACKOFF.1);
+        if let Err(error) = service.authority.reconnect() {
+            tracing::error!(error = %error.with_causes(), "admin's address");
+        }
+    }
+}
+
+fn rand_u16() -> u16 {
+    let mut bytes = [0; 2];
+    // Without randomness there is no jitter; nothing depends on it.
+    let _ = getrandom::fill(&mut bytes);
+    u16::from_le_bytes(bytes)
+}
+
+async fn follow_once(
+    service: &Arc<Service>,
+    data: &DataDir,
+    known: &mut Option<(Position, Acks)>,
+    wait: &mut Duration,
+) -> Result<()> {
+    if known.is_none() {
+        let (_, position, acks) = synchronise(service, data).await?;
+        *known = Some((position, acks));
+    }
+    let Some((position, acks)) = known.as_mut() else {
+        return Err(Error::bare(Code::Internal));
+    };
+    let (sender, receiver) = mpsc::channel(64);
+    let start = v1::WatchStart {
+        server_id: service.server_id.to_string(),
+        feed_id: position.feed_id.clone(),
+        from_revision: position.revision,
+    };
+    send(&sender, v1::watch_request::Body::Start(start))?;
+    send_ack(&sender, acks)?;
+    let mut events = service.authority.watch(ReceiverStream::new(receiver)).await?;
+    service.feed.set_own_refused(None);
+    loop {
+        tokio::select! {
+            event = tokio::time::timeout(limits::FEED_DEAD, events.message()) => {
+                let event = event
+                    .map_err(|_| Error::new(Code::AdminUnreachable, "the feed is silent"))?
+                    .map_err(|e| status::from_status(&e, Code::AdminUnreachable))?
+                    .ok_or_else(|| Error::new(Code::AdminUnreachable, "the feed has ended"))?;
+                apply_event(service, position, acks, event).await?;
+                *wait = BACKOFF.0;
+            }
+            () = acks.changed() => send_ack(&sender, acks)?,
+        }
+    }
+}
+
+fn send(sender: &mpsc::Sender<v1::WatchRequest>, body: v1::watch_request::Body) -> Result<()> {
+    // A feed that takes nothing any more is dead.
+    sender
+        .try_send(v1::WatchRequest { body: Some(body) })
+        .map_err(|_| Error::new(Code::AdminUnreachable, "admin takes no acknowledgements"))
+}
+
+fn send_ack(sender: &mpsc::Sender<v1::WatchRequest>, acks: &Acks) -> Result<()> {
+    let ack = acks.take();
+    if ack.revision == 0 && ack.cuts.is_empty() {
+        return Ok(());
+    }
+    let sent = send(sender, v1::watch_request::Body::Ack(ack.clone()));
+    if sent.is_err() {
+        acks.put_back(&ack);
+    }
+    sent
+}
+
+async fn apply_event(
+    service: &Arc<Service>,
+    position: &mut Position,
+    acks: &mut Acks,
+    event: v1::WatchEvent,
+) -> Result<()> {
+    let other_feed = !event.feed_id.is_empty() && event.feed_id != position.feed_id;
+    if event.resynchronise || other_feed {
+        tracing::warn!(other_feed, "resynchronising with admin");
+        if other_feed {
+            *acks = Acks::start(0);
+            // Until everything is applied, this is a feed not yet begun.
+            *position = Position { feed_id: event.feed_id, revision: 0 };
+        }
+        let mut cut = Vec::new();
+        let applied = apply::resynchronise(service, &mut cut).await;
+        if applied.is_ok() {
+            position.revision = event.covered_up_to;
+        }
+        acks.push(Applied { revision: position.revision, cut }).await;
+        applied?;
+    } else {
+        let mut cut = Vec::new();
+        let applied = apply::rows(service, &event.rows, &mut cut).await;
+        if let Err(error) = applied {
+            // Their clients are waited for before any later acknowledgement.
+            acks.push(Applied { revision: position.revision, cut }).await;
+            return Err(error);
+        }
+        let last_row = event.rows.iter().map(|row| row.revision).max().unwrap_or(0);
+        let revision = position.revision.max(event.covered_up_to).max(last_row);
+        if revision != position.revision || !cut.is_empty() {
+            position.revision = revision;
+            acks.push(Applied { revision, cut }).await;
+        }
+    }
+    service.feed.set_live(position.revision);
+    service.note_contact();
+    Ok(())
+}

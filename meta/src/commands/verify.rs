@@ -1,0 +1,112 @@
+//! `verify`: through the running server, or on its data when none runs.
+
+use std::sync::Arc;
+
+use flexfs_common::daemon::RunInfo;
+use flexfs_common::ids::{ObjectId, SessionId};
+use flexfs_common::{Code, Error, Result, status};
+use flexfs_proto::v1;
+
+use super::local::Local;
+use crate::cli::Verify;
+use crate::engine::Engine;
+use crate::engine::fjall::FjallEngine;
+use crate::identity::DataDir;
+use crate::output::{self, Format};
+use crate::rpc::control::verify_all;
+use crate::service::placed::{self, settings_of};
+use crate::volume::{BlockAccess, Volume};
+
+/// Checks; prints what is found, and returns how many findings there are.
+///
+/// # Errors
+/// When it could not be checked.
+pub fn verify(arguments: &Verify) -> Result<u64> {
+    let local = Local::new(&arguments.show)?;
+    let format = arguments.show.output;
+    let mut findings = Vec::new();
+    let mut report = |finding: v1::VerifyFinding| {
+        output::finding(&finding, format);
+        // Kept only for the one object at the end.
+        if matches!(format, Format::Json | Format::Yaml) {
+            findings.push(finding);
+        }
+    };
+    let summary = match local.running()? {
+        Some(info) => through_server(&local, &info, &arguments.volume_id, &mut report)?,
+        None => on_data(&local, &arguments.volume_id, &mut report)?,
+    };
+    output::verified(&summary, &findings, format);
+    Ok(summary.findings)
+}
+
+fn through_server(
+    local: &Local,
+    info: &RunInfo,
+    volume_id: &str,
+    report: &mut dyn FnMut(v1::VerifyFinding),
+) -> Result<v1::VerifySummary> {
+    super::run_async(async {
+        let failed = |e| status::from_status(&e, Code::MetaUnreachable);
+        let mut client = tokio::task::block_in_place(|| local.client(info))?;
+        let request = v1::VerifyRequest { volume_id: volume_id.to_owned() };
+        let mut stream = client.verify(request).await.map_err(failed)?.into_inner();
+        let mut summary = None;
+        while let Some(finding) = stream.message().await.map_err(failed)? {
+            match finding.summary {
+                Some(last) => summary = Some(last),
+                None => report(finding),
+            }
+        }
+        summary.ok_or_else(|| Error::new(Code::MetaUnreachable, "the check broke off"))
+    })
+}
+
+fn on_data(
+    local: &Local,
+    volume_id: &str,
+    report: &mut dyn FnMut(v1::VerifyFinding),
+) -> Result<v1::VerifySummary> {
+    let data = DataDir::open(&local.data)?;
+    if !data.engine().exists() {
+        return Err(Error::new(
+            Code::ConfigInvalid,
+            format!("{} holds no database", local.data.display()),
+        ));
+    }
+    let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(&data.engine())?);
+    let mut volumes = Vec::new();
+    for placed in placed::kept(engine.as_ref())? {
+        if volume_id.is_empty() || placed.id == volume_id {
+            let settings = settings_of(&placed)?;
+            volumes.push(Volume::open(Arc::clone(&engine), settings, Arc::new(NoBlocks))?);
+        }
+    }
+    if volumes.is_empty() && !volume_id.is_empty() {
+        return Err(Error::bare(Code::VolumeNotFound));
+    }
+    verify_all(&volumes, report)
+}
+
+/// A check of the database asks nothing of the block store.
+#[derive(Debug)]
+struct NoBlocks;
+
+fn no_blocks<T>() -> Result<T> {
+    Err(Error::new(Code::BlockUnavailable, "no block store during a check"))
+}
+
+impl BlockAccess for NoBlocks {
+    fn sign_get(&self, _session: SessionId, _object: ObjectId) -> Result<String> {
+        no_blocks()
+    }
+    fn sign_put(&self, _session: SessionId, _object: ObjectId, _limit: u32) -> Result<String> {
+        no_blocks()
+    }
+    fn delete(&self, _object: ObjectId) -> Result<()> {
+        no_blocks()
+    }
+    fn stored_len(&self, _object: ObjectId) -> Result<Option<u64>> {
+        no_blocks()
+    }
+}

@@ -1,0 +1,277 @@
+//! The loop of a connection that has proven its session.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use flexfs_common::frame::FrameReader;
+use flexfs_common::{Code, Error, Result, clock, limits, wire};
+use flexfs_proto::v1;
+use flexfs_proto::v1::op::Body;
+use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::frames;
+use super::handshake::{Attached, lease_millis};
+use crate::service::sessions::Ending;
+use crate::service::{Service, block};
+use crate::volume::Execution;
+
+/// Whether the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Continue,
+    End,
+}
+
+struct Connection<'a> {
+    service: &'a Arc<Service>,
+    attached: Attached,
+    queue: mpsc::Sender<v1::ServerFrame>,
+    broken: &'a CancellationToken,
+    /// Operations that are answered later.
+    pending: FuturesUnordered<BoxFuture<'static, v1::Reply>>,
+    /// Of those, by request id: the handle of what may be given up.
+    waiting: HashMap<u64, Option<AbortHandle>>,
+}
+
+/// Serves until the client leaves, breaks a rule, or the session ends.
+///
+/// # Errors
+/// `PROTOCOL_INVALID` when the client broke a rule or the connection broke.
+pub async fn run<R: AsyncRead + Unpin>(
+    service: &Arc<Service>,
+    reader: &mut FrameReader<R>,
+    queue: mpsc::Sender<v1::ServerFrame>,
+    broken: &CancellationToken,
+    attached: Attached,
+) -> Result<()> {
+    let mut ending = attached.link.ending();
+    let mut connection = Connection {
+        service,
+        attached,
+        queue,
+        broken,
+        pending: FuturesUnordered::new(),
+        waiting: HashMap::new(),
+    };
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = broken.cancelled() => return Ok(()),
+            () = service.stop.cancelled() => return Ok(()),
+            ending = ended(&mut ending) => {
+                return connection.finish(ending, reader).await;
+            }
+            Some(reply) = connection.pending.next(), if !connection.pending.is_empty() => {
+                connection.answer_later(reply).await?
+            }
+            frame = reader.next::<v1::ClientFrame>() => match frame? {
+                Some(frame) => connection.handle(frame).await?,
+                None => return Ok(()),
+            },
+        };
+        if next == Next::End {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the ending. The sender lives in the link that we hold.
+async fn ended(ending: &mut tokio::sync::watch::Receiver<Option<Ending>>) -> Ending {
+    match ending.wait_for(Option::is_some).await {
+        Ok(ending) => ending.clone().unwrap_or(Ending::Superseded),
+        Err(_) => Ending::Superseded,
+    }
+}
+
+impl Connection<'_> {
+    async fn handle(&mut self, frame: v1::ClientFrame) -> Result<Next> {
+        frames::check(&frame, self.waiting.len())?;
+        for id in &frame.cancel_request_ids {
+            if let Some(Some(handle)) = self.waiting.get(id) {
+                handle.abort();
+            }
+        }
+        if !frame.ops.is_empty() && self.execute(frame.ops).await? == Next::End {
+            return Ok(Next::End);
+        }
+        if let Some(heartbeat) = frame.heartbeat
+            && self.renew(heartbeat.number).await? == Next::End
+        {
+            return Ok(Next::End);
+        }
+        if frame.goodbye {
+            let entry = &self.attached.entry;
+            block(|| entry.volume.end_session(entry.id))?;
+            self.service.sessions.remove(entry.id);
+            tracing::info!(session = %entry.id, "session closed");
+            return Ok(Next::End);
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Carries out the operations of a frame; what is done at once goes out
+    /// together.
+    async fn execute(&mut self, ops: Vec<v1::Op>) -> Result<Next> {
+        for op in &ops {
+            if self.waiting.contains_key(&op.request_id) {
+                return Err(Error::new(Code::ProtocolInvalid, "a request id is in use"));
+            }
+        }
+        if let Err(error) = self.service.check_grace() {
+            let replies = ops.iter().map(|op| frames::error_reply(op.request_id, &error)).collect();
+            return self.send_replies(replies).await;
+        }
+        for part in frames::parts(ops) {
+            let ids: Vec<_> = part.iter().map(|op| (op.request_id, may_be_given_up(op))).collect();
+            let entry = &self.attached.entry;
+            let generation = self.attached.link.generation();
+            let executions = block(|| entry.volume.execute(entry.id, generation, part));
+            let mut replies = Vec::with_capacity(executions.len());
+            for (execution, (id, interruptible)) in executions.into_iter().zip(ids) {
+                match execution {
+                    Execution::Done(reply) => replies.push(reply),
+                    Execution::Pending(future) => self.keep(id, interruptible, future)?,
+                }
+            }
+            if self.send_replies(replies).await? == Next::End {
+                return Ok(Next::End);
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    fn keep(
+        &mut self,
+        id: u64,
+        interruptible: bool,
+        future: std::pin::Pin<Box<dyn Future<Output = v1::Reply> + Send>>,
+    ) -> Result<()> {
+        let (future, handle) = if interruptible {
+            let (handle, registration) = AbortHandle::new_pair();
+            let future = Abortable::new(future, registration).map(move |outcome| match outcome {
+                Ok(reply) => reply,
+                Err(Aborted) => frames::error_reply(id, &Error::bare(Code::OperationInterrupted)),
+            });
+            (future.boxed(), Some(handle))
+        } else {
+            (future, None)
+        };
+        if self.waiting.insert(id, handle).is_some() {
+            return Err(Error::new(Code::ProtocolInvalid, "a request id is in use"));
+        }
+        self.pending.push(future);
+        Ok(())
+    }
+
+    /// A pending operation is done, and perhaps others with it.
+    async fn answer_later(&mut self, reply: v1::Reply) -> Result<Next> {
+        let mut replies = vec![reply];
+        while let Some(Some(reply)) = self.pending.next().now_or_never() {
+            replies.push(reply);
+        }
+        for reply in &replies {
+            self.waiting.remove(&reply.request_id);
+        }
+        self.send_replies(replies).await
+    }
+
+    async fn renew(&mut self, number: u64) -> Result<Next> {
+        let entry = &self.attached.entry;
+        let generation = self.attached.link.generation();
+        // A session that has ended is told so by its ending; an old
+        // generation is about to be closed.
+        if block(|| entry.volume.renew(entry.id, generation)).is_err() {
+            return Ok(Next::Continue);
+        }
+        entry.mark_renewed();
+        let ack = v1::HeartbeatAck {
+            number,
+            lease_millis: lease_millis(self.service),
+            now: Some(wire::timestamp_to_wire(clock::wall_now())),
+        };
+        self.send(v1::ServerFrame { heartbeat_ack: Some(ack), ..v1::ServerFrame::default() }).await
+    }
+
+    async fn send_replies(&mut self, replies: Vec<v1::Reply>) -> Result<Next> {
+        for frame in frames::pack(replies) {
+            if self.send(frame).await? == Next::End {
+                return Ok(Next::End);
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Waits while the client does not read; its cut does not wait for that.
+    async fn send(&mut self, frame: v1::ServerFrame) -> Result<Next> {
+        let mut ending = self.attached.link.ending();
+        tokio::select! {
+            biased;
+            sent = self.queue.send(frame) => {
+                Ok(if sent.is_ok() { Next::Continue } else { Next::End })
+            }
+            () = self.broken.cancelled() => Ok(Next::End),
+            _ = ended(&mut ending) => Ok(Next::Continue),
+        }
+    }
+
+    /// Tells the client why it ends, and gives it a lease's time to say that
+    /// it serves nothing any more.
+    async fn finish<R: AsyncRead + Unpin>(
+        &mut self,
+        ending: Ending,
+        reader: &mut FrameReader<R>,
+    ) -> Result<()> {
+        // Locks that are waited for are given up.
+        self.pending.clear();
+        self.waiting.clear();
+        let Ending::Cut(detail) = ending else { return Ok(()) };
+        let cut = v1::Cut { reason: Some(detail) };
+        let frame = v1::ServerFrame { cut: Some(cut), ..v1::ServerFrame::default() };
+        let told = tokio::time::timeout(limits::LEASE, async {
+            if self.queue.send(frame).await.is_err() {
+                return;
+            }
+            loop {
+                tokio::select! {
+                    () = self.broken.cancelled() => return,
+                    frame = reader.next::<v1::ClientFrame>() => match frame {
+                        Ok(Some(frame)) if frame.cut_done => {
+                            self.attached.entry.mark_cut_done();
+                            return;
+                        }
+                        Ok(Some(frame)) if frame.goodbye => return,
+                        // What it had sent before it knew.
+                        Ok(Some(frame)) => self.refuse(&frame).await,
+                        Ok(None) | Err(_) => return,
+                    },
+                }
+            }
+        });
+        // After a lease the client has stopped by itself.
+        let _ = told.await;
+        Ok(())
+    }
+
+    async fn refuse(&mut self, frame: &v1::ClientFrame) {
+        let entry = &self.attached.entry;
+        let error = match block(|| entry.volume.session_key(entry.id)) {
+            Err(error) => error,
+            Ok(_) => Error::bare(Code::SessionUnknown),
+        };
+        let replies = frame.ops.iter().map(|op| frames::error_reply(op.request_id, &error));
+        for frame in frames::pack(replies.collect()) {
+            let _ = self.queue.send(frame).await;
+        }
+    }
+}
+
+/// A waiting lock is given up when its caller is interrupted; everything else
+/// finishes as it would have.
+fn may_be_given_up(op: &v1::Op) -> bool {
+    matches!(&op.body, Some(Body::SetLock(lock)) if lock.wait)
+}

@@ -1,0 +1,139 @@
+//! Everything this program prints on stdout.
+
+use std::io::Write;
+
+use flexfs_common::{Result, wire};
+use flexfs_proto::v1;
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for people.
+    Table,
+    /// The same, with everything.
+    Wide,
+    /// One JSON object.
+    Json,
+    /// The same as YAML (JSON is YAML).
+    Yaml,
+    /// The id alone.
+    Id,
+}
+
+/// Prints one line. A closed stdout is no failure of ours.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints the status of a running server.
+pub fn status(pid: u32, reply: &v1::MetaStatusReply, format: Format) {
+    match format {
+        Format::Id => line(&reply.server_id),
+        Format::Json | Format::Yaml => line(&status_json(pid, reply).to_string()),
+        Format::Table | Format::Wide => {
+            line(&format!("server    {}", reply.server_id));
+            line(&format!("pid       {pid}"));
+            line(&format!("version   {}", reply.version));
+            line(&format!("address   {}", reply.address));
+            line(&format!("admin     {}", reply.admin_addr));
+            line(&format!("feed      {} at {}", reply.feed_state, reply.feed_revision));
+            line(&format!("volumes   {}", reply.volumes));
+            line(&format!("sessions  {}", reply.sessions));
+            if format == Format::Wide {
+                for view in &reply.session_views {
+                    line(&format!(
+                        "session   {} token {} volume {} {} {}:{} from {}",
+                        view.session_id,
+                        view.token_id,
+                        view.volume_id,
+                        view.mount_path,
+                        printable(&view.host_name),
+                        printable(&view.dir),
+                        view.peer
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// What a client said of itself must not control the terminal.
+fn printable(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+fn status_json(pid: u32, reply: &v1::MetaStatusReply) -> serde_json::Value {
+    let views: Vec<_> = reply
+        .session_views
+        .iter()
+        .map(|view| {
+            let opened = view.opened_at.as_ref().map(wire::timestamp_from_wire);
+            serde_json::json!({
+                "sessionID": view.session_id,
+                "tokenID": view.token_id,
+                "volumeID": view.volume_id,
+                "mountPath": view.mount_path,
+                "hostName": view.host_name,
+                "dir": view.dir,
+                "peer": view.peer,
+                "openedAt": opened.and_then(Result::ok).map(|at| at.to_string()),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "id": reply.server_id,
+        "pid": pid,
+        "version": reply.version,
+        "address": reply.address,
+        "adminAddr": reply.admin_addr,
+        "feedState": reply.feed_state,
+        "feedRevision": reply.feed_revision,
+        "volumes": reply.volumes,
+        "sessions": reply.sessions,
+        "sessionItems": views,
+    })
+}
+
+/// Prints one finding of `verify`, as it is found.
+pub fn finding(finding: &v1::VerifyFinding, format: Format) {
+    if matches!(format, Format::Table | Format::Wide) {
+        line(&format!(
+            "{} {}: {}",
+            finding.volume_id,
+            finding.invariant,
+            printable(&finding.message)
+        ));
+    }
+}
+
+/// Prints what `verify` looked at.
+pub fn verified(summary: &v1::VerifySummary, findings: &[v1::VerifyFinding], format: Format) {
+    match format {
+        Format::Id => {}
+        Format::Table | Format::Wide => line(&format!(
+            "{} volumes, {} inodes, {} dentries, {} extents: {} findings",
+            summary.volumes, summary.inodes, summary.dentries, summary.extents, summary.findings
+        )),
+        Format::Json | Format::Yaml => {
+            let items: Vec<_> = findings
+                .iter()
+                .map(|finding| {
+                    serde_json::json!({
+                        "volumeID": finding.volume_id,
+                        "invariant": finding.invariant,
+                        "message": finding.message,
+                    })
+                })
+                .collect();
+            let whole = serde_json::json!({
+                "volumes": summary.volumes,
+                "inodes": summary.inodes,
+                "dentries": summary.dentries,
+                "extents": summary.extents,
+                "findings": summary.findings,
+                "items": items,
+            });
+            line(&whole.to_string());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The control calls: gRPC over the same port.
+
+pub mod control;
+pub mod open;
+pub mod verdict;

@@ -1,0 +1,155 @@
+//! MetaControlService: this server's own operator.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use flexfs_auth::bearer;
+use flexfs_common::{Code, Error, Result, status, wire};
+use flexfs_proto::v1;
+use flexfs_proto::v1::meta_control_service_server::MetaControlService;
+use futures::Stream;
+use subtle::ConstantTimeEq;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::service::Service;
+use crate::volume::Volume;
+
+/// Findings on their way to a slow reader.
+const FINDINGS_QUEUE: usize = 64;
+/// Sessions that a status lists.
+const VIEWS_MAX: usize = 10_000;
+
+/// The control service of the operator.
+#[derive(Clone, Debug)]
+pub struct ControlService {
+    /// The server.
+    pub service: Arc<Service>,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl ControlService {
+    /// The caller must hold this server's own token.
+    fn authenticate<T>(&self, request: &Request<T>) -> Result<()> {
+        let token = bearer::token_of(request.metadata())?;
+        let own = self.service.own_token.reveal().as_bytes();
+        if bool::from(token.reveal().as_bytes().ct_eq(own)) {
+            return Ok(());
+        }
+        if token.kind() == self.service.own_token.kind() {
+            return Err(Error::bare(Code::TokenUnknown));
+        }
+        Err(Error::bare(Code::TokenWrongKind))
+    }
+}
+
+#[tonic::async_trait]
+impl MetaControlService for ControlService {
+    async fn status(
+        &self,
+        request: Request<v1::MetaStatusRequest>,
+    ) -> Result<Response<v1::MetaStatusReply>, Status> {
+        self.authenticate(&request)?;
+        let service = &self.service;
+        let mut views = Vec::new();
+        for served in service.volumes.all() {
+            let volume_id = served.volume.settings().id.to_string();
+            for session in served.volume.sessions() {
+                if views.len() >= VIEWS_MAX {
+                    break;
+                }
+                views.push(v1::SessionView {
+                    session_id: session.id.to_string(),
+                    token_id: session.token_id.to_string(),
+                    volume_id: volume_id.clone(),
+                    mount_path: session.scope.to_string(),
+                    host_name: session.host_name,
+                    dir: session.dir,
+                    peer: session.peer,
+                    opened_at: Some(wire::timestamp_to_wire(session.opened_at)),
+                });
+            }
+        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::MetaStatusReply {
+            server_id: service.server_id.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: self.address.clone(),
+            admin_addr: service.authority.address().to_owned(),
+            feed_state: match service.feed.own_refused() {
+                Some(code) => format!("refused ({code})"),
+                None => service.feed.state().name().to_owned(),
+            },
+            feed_revision: service.feed.revision(),
+            sessions: count(service.sessions.len()),
+            volumes: count(service.volumes.all().len()),
+            session_views: views,
+        }))
+    }
+
+    type VerifyStream = Pin<Box<dyn Stream<Item = Result<v1::VerifyFinding, Status>> + Send>>;
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        self.authenticate(&request)?;
+        let wanted = request.into_inner().volume_id;
+        let volumes: Vec<Arc<Volume>> = self
+            .service
+            .volumes
+            .all()
+            .iter()
+            .filter(|served| wanted.is_empty() || served.volume.settings().id.to_string() == wanted)
+            .map(|served| Arc::clone(&served.volume))
+            .collect();
+        if volumes.is_empty() && !wanted.is_empty() {
+            return Err(Error::bare(Code::VolumeNotFound).into());
+        }
+        let (sender, receiver) = mpsc::channel(FINDINGS_QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let last = verify_all(&volumes, &mut |finding| {
+                // A reader that has gone needs no findings.
+                let _ = sender.blocking_send(Ok(finding));
+            });
+            let last = last.map_err(|error| status::to_status(&error));
+            let _ = sender.blocking_send(last.map(|summary| v1::VerifyFinding {
+                summary: Some(summary),
+                ..v1::VerifyFinding::default()
+            }));
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Checks volumes one by one; returns the sum of what was looked at. Blocks.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub fn verify_all(
+    volumes: &[Arc<Volume>],
+    report: &mut dyn FnMut(v1::VerifyFinding),
+) -> Result<v1::VerifySummary> {
+    let mut sum = v1::VerifySummary::default();
+    for volume in volumes {
+        let volume_id = volume.settings().id.to_string();
+        let mut findings = 0;
+        let counted = volume.verify(&mut |invariant, message| {
+            findings += 1;
+            report(v1::VerifyFinding {
+                volume_id: volume_id.clone(),
+                invariant: invariant.to_owned(),
+                message,
+                summary: None,
+            });
+        })?;
+        sum.volumes += 1;
+        sum.inodes += counted.inodes;
+        sum.dentries += counted.dentries;
+        sum.extents += counted.extents;
+        sum.findings += findings;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,165 @@
+//! The volumes of this server: what admin says of them, kept durably so that
+//! the server can start while admin is away, and the volumes in service.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexfs_common::ids::{AccountId, VolumeId};
+use flexfs_common::{Code, Error, Result, limits, wire};
+use flexfs_proto::v1;
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+
+use crate::blocks::StoreAccess;
+use crate::blocks::signed::Signer;
+use crate::engine::Engine;
+use crate::volume::{Volume, VolumeSettings};
+
+/// Keys of the rows about placed volumes; the volume's id follows.
+const PREFIX: &[u8] = b"\xff\xffserver/volume/";
+/// The first key after them ('/' + 1).
+const PREFIX_END: &[u8] = b"\xff\xffserver/volume0";
+
+/// A volume in service.
+#[derive(Debug)]
+pub struct Served {
+    /// The core.
+    pub volume: Arc<Volume>,
+    /// Its block store.
+    pub blocks: Arc<StoreAccess>,
+    placed: RwLock<v1::PlacedVolume>,
+}
+
+impl Served {
+    /// What admin said of it last.
+    #[must_use]
+    pub fn placed(&self) -> v1::PlacedVolume {
+        self.placed.read().clone()
+    }
+}
+
+/// The volumes in service.
+#[derive(Debug)]
+pub struct Volumes {
+    engine: Arc<dyn Engine>,
+    signer: Arc<Signer>,
+    served: RwLock<HashMap<VolumeId, Arc<Served>>>,
+    /// Held while one is opened or changed.
+    changing: Mutex<()>,
+}
+
+/// Checks what admin sent and turns it into the core's terms.
+///
+/// # Errors
+/// `PROTOCOL_INVALID`.
+pub fn settings_of(placed: &v1::PlacedVolume) -> Result<VolumeSettings> {
+    let bad = |what: &str| Error::new(Code::ProtocolInvalid, format!("volume: {what}"));
+    if !(limits::BLOCK_SIZE_MIN..=limits::BLOCK_SIZE_MAX).contains(&placed.block_size) {
+        return Err(bad("block size out of range"));
+    }
+    Ok(VolumeSettings {
+        id: VolumeId::from_bytes(*wire::uuid_from_wire("id", &placed.id)?.as_bytes()),
+        name: placed.name.clone(),
+        account_id: AccountId::from_bytes(
+            *wire::uuid_from_wire("account_id", &placed.account_id)?.as_bytes(),
+        ),
+        flags: placed.flags.unwrap_or_default(),
+        block_size: placed.block_size,
+        inline_max: limits::INLINE_MAX,
+        max_blocks: placed.max_blocks,
+        max_inodes: placed.max_inodes,
+        retention: Duration::from_secs(placed.retention_seconds),
+    })
+}
+
+impl Volumes {
+    /// None in service yet.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, signer: Arc<Signer>) -> Volumes {
+        Volumes { engine, signer, served: RwLock::default(), changing: Mutex::new(()) }
+    }
+
+    /// A volume in service.
+    #[must_use]
+    pub fn get(&self, id: VolumeId) -> Option<Arc<Served>> {
+        self.served.read().get(&id).cloned()
+    }
+
+    /// All in service.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Served>> {
+        self.served.read().values().cloned().collect()
+    }
+
+    /// What was kept of placed volumes.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn kept(&self) -> Result<Vec<v1::PlacedVolume>> {
+        kept(self.engine.as_ref())
+    }
+
+    /// Puts everything committed so far on stable storage. Blocks.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn sync(&self) -> Result<()> {
+        // A transaction that writes nothing has the latest version.
+        let head = self.engine.transact(&mut |_| Ok(()))?;
+        self.engine.sync(head)
+    }
+
+    /// Takes a volume into service, or applies what changed. Returns the
+    /// volume, and true when it was not in service before. Blocks.
+    ///
+    /// # Errors
+    /// `PROTOCOL_INVALID`, `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
+    pub fn apply(&self, placed: &v1::PlacedVolume) -> Result<(Arc<Served>, bool)> {
+        let settings = settings_of(placed)?;
+        let id = settings.id;
+        let spec = placed.block_store.clone().unwrap_or_default();
+        let _one_at_a_time = self.changing.lock();
+        if let Some(served) = self.get(id) {
+            if *served.placed.read() != *placed {
+                served.blocks.set_spec(&spec);
+                served.volume.update_settings(settings)?;
+                self.keep(id, placed)?;
+                *served.placed.write() = placed.clone();
+            }
+            return Ok((served, false));
+        }
+        let blocks = StoreAccess::new(id, spec, Arc::clone(&self.signer));
+        let volume = Volume::open(Arc::clone(&self.engine), settings, Arc::clone(&blocks) as _)?;
+        self.keep(id, placed)?;
+        let served = Arc::new(Served { volume, blocks, placed: RwLock::new(placed.clone()) });
+        self.served.write().insert(id, Arc::clone(&served));
+        Ok((served, true))
+    }
+
+    fn keep(&self, id: VolumeId, placed: &v1::PlacedVolume) -> Result<()> {
+        let key = [PREFIX, id.as_bytes()].concat();
+        let value = placed.encode_to_vec();
+        self.engine.transact(&mut |txn| {
+            txn.put(&key, &value);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+/// What an engine holds of placed volumes.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub fn kept(engine: &dyn Engine) -> Result<Vec<v1::PlacedVolume>> {
+    let mut kept = Vec::new();
+    engine.snapshot()?.scan(PREFIX, PREFIX_END, &mut |_, value| {
+        let placed = v1::PlacedVolume::decode(value)
+            .map_err(|e| Error::new(Code::EngineFailed, "a volume's row").caused_by(e))?;
+        kept.push(placed);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(kept)
+}
