@@ -16,3 +16,6 @@ pub mod server;
 pub mod service;
 pub mod store;
 pub mod verify;
+
+#[cfg(test)]
+mod tests;

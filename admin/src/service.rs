@@ -31,9 +31,6 @@ pub mod stores;
 pub mod tokens;
 pub mod volumes;
 
-#[cfg(test)]
-mod tests;
-
 use methods::{Method, Rule};
 
 /// A verified caller of one method.
