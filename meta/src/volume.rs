@@ -1,198 +1,93 @@
 //! A volume in service: sessions, operations, cuts. Everything the transport
 //! may ask of the core goes through [`Volume`].
 
-use std::future::Future;
-use std::pin::Pin;
+mod attr;
+mod caller;
+mod collect;
+mod confine;
+mod contents;
+mod context;
+mod dentry;
+mod edit;
+mod execute;
+mod handle;
+mod inode_number;
+mod inodes;
+mod keys;
+mod lifecycle;
+mod lock_wait;
+mod locks;
+mod name_order;
+mod objects;
+mod operation;
+mod ops;
+mod outcome;
+mod permission;
+mod random;
+mod record;
+mod scope;
+mod session;
+mod session_end;
+mod slots;
+mod superblock;
+mod sync_pump;
+mod table;
+#[cfg(test)]
+mod tests;
+mod types;
+mod verify;
+mod view;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use flexfs_common::ids::{AccountId, ObjectId, SecretId, SessionId, TokenId, VolumeId};
-use flexfs_common::name::SubtreePath;
-use flexfs_common::{Code, Result};
-use flexfs_proto::v1;
-use zeroize::Zeroizing;
+use flexfs_common::ids::SessionId;
+use flexfs_common::{Code, Result, flags};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use crate::engine::Engine;
+pub use types::{
+    Attachment, BlockAccess, Execution, NewSession, OpenedSession, SessionInfo, SessionKey,
+    VolumeSettings, Which,
+};
 
-/// What admin says of the volume.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VolumeSettings {
-    /// Its id: prefix of all its keys.
-    pub id: VolumeId,
-    /// Its name, for messages.
-    pub name: String,
-    /// Whose it is.
-    pub account_id: AccountId,
-    /// The volume's own flags.
-    pub flags: v1::Flags,
-    /// Bytes.
-    pub block_size: u32,
-    /// Files up to this many bytes lie in the metadata.
-    pub inline_max: u32,
-    /// Limit of stored blocks of `block_size`; 0 = none.
-    pub max_blocks: u64,
-    /// Limit of inodes; 0 = none.
-    pub max_inodes: u64,
-    /// How long deleted data is kept.
-    pub retention: Duration,
-}
-
-/// Signed access to the block store of a volume; implemented in `blocks`.
-pub trait BlockAccess: Send + Sync + std::fmt::Debug {
-    /// A signed GET URL of one object for one session.
-    ///
-    /// # Errors
-    /// `BLOCK_UNAVAILABLE`.
-    fn sign_get(&self, session: SessionId, object: ObjectId) -> Result<String>;
-    /// A signed create-only PUT URL of at most `size_limit` stored bytes.
-    ///
-    /// # Errors
-    /// `BLOCK_UNAVAILABLE`.
-    fn sign_put(&self, session: SessionId, object: ObjectId, size_limit: u32) -> Result<String>;
-    /// Deletes an object; one that is not there counts as deleted. Blocks.
-    ///
-    /// # Errors
-    /// `BLOCK_UNAVAILABLE`.
-    fn delete(&self, object: ObjectId) -> Result<()>;
-    /// Stored length of an object, `None` when it is not there. Blocks.
-    ///
-    /// # Errors
-    /// `BLOCK_UNAVAILABLE`.
-    fn stored_len(&self, object: ObjectId) -> Result<Option<u64>>;
-}
-
-/// What a validated token asks for.
-#[derive(Clone, Debug)]
-pub struct NewSession {
-    /// Which token.
-    pub token_id: TokenId,
-    /// Which of its secrets.
-    pub secret_id: SecretId,
-    /// The subtree it is confined to.
-    pub scope: SubtreePath,
-    /// The token's own flags.
-    pub token_flags: v1::Flags,
-    /// What the client asked for (adds restrictions only).
-    pub requested: v1::Flags,
-    /// For listings.
-    pub host_name: String,
-    /// For listings: the mount point.
-    pub dir: String,
-    /// For listings and audit: the client's address.
-    pub peer: String,
-}
-
-/// A session's secret key.
-pub type SessionKey = Zeroizing<[u8; 32]>;
-
-/// What the mount is told.
-pub struct OpenedSession {
-    /// Its id.
-    pub id: SessionId,
-    /// Its key: proves later connections.
-    pub key: SessionKey,
-    /// Volume ∪ token ∪ client.
-    pub flags: v1::Flags,
-    /// Handle of the scope's root.
-    pub root_handle: Vec<u8>,
-    /// Attributes of the scope's root.
-    pub root_attr: v1::Attr,
-}
-
-impl std::fmt::Debug for OpenedSession {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenedSession").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// A connection that has proven its session.
-#[derive(Clone, Debug)]
-pub struct Attachment {
-    /// Frames of lower generations are dropped from now on.
-    pub generation: u64,
-    /// Highest sequence answered per slot.
-    pub slot_sequences: Vec<u64>,
-}
-
-/// Which sessions end.
-#[derive(Clone, Copy, Debug)]
-pub enum Which {
-    /// All of a token.
-    Token(TokenId),
-    /// All that last authenticated with this secret.
-    Secret(SecretId),
-    /// One.
-    Session(SessionId),
-    /// All of the volume.
-    All,
-}
-
-/// A live session, for listings.
-#[derive(Clone, Debug)]
-pub struct SessionInfo {
-    /// Its id.
-    pub id: SessionId,
-    /// Its token.
-    pub token_id: TokenId,
-    /// The secret it last authenticated with.
-    pub secret_id: SecretId,
-    /// Its scope.
-    pub scope: SubtreePath,
-    /// Effective flags.
-    pub flags: v1::Flags,
-    /// The client's name for itself.
-    pub host_name: String,
-    /// The mount point.
-    pub dir: String,
-    /// The client's address.
-    pub peer: String,
-    /// When it was opened.
-    pub opened_at: jiff::Timestamp,
-}
-
-/// What becomes of an operation.
-pub enum Execution {
-    /// Answered.
-    Done(v1::Reply),
-    /// Answered later (a lock to wait for, a sync). Dropping the future gives
-    /// the operation up.
-    Pending(Pin<Box<dyn Future<Output = v1::Reply> + Send>>),
-}
-
-impl std::fmt::Debug for Execution {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Execution::Done(reply) => f.debug_tuple("Done").field(reply).finish(),
-            Execution::Pending(_) => f.write_str("Pending"),
-        }
-    }
-}
+use crate::engine::{CommitVersion, Engine};
+use edit::{Edit, Effects};
+use keys::Keys;
+use lock_wait::{LockWaiters, Wanted};
+use scope::Scopes;
+use superblock::Identity;
+use sync_pump::SyncPump;
+use table::SessionTable;
+use view::View;
 
 /// One file system tree in service.
+///
+/// Lock order: `writer`, then the engine's own, then any one of the others,
+/// none of which is held while another is taken.
 #[derive(Debug)]
 pub struct Volume {
-    settings: VolumeSettings,
+    engine: Arc<dyn Engine>,
+    blocks: Arc<dyn BlockAccess>,
+    settings: RwLock<Arc<VolumeSettings>>,
+    keys: Keys,
+    identity: Identity,
+    /// Held from the start of a transaction until its effects in memory are
+    /// done: the commit order is the order of this lock.
+    writer: Mutex<()>,
+    sessions: SessionTable,
+    scopes: Scopes,
+    waiters: Arc<LockWaiters>,
+    syncs: Arc<SyncPump>,
+    /// Sessions that ended by themselves, for the next tick.
+    ended: Mutex<Vec<SessionId>>,
+    /// Where collection of unlinked files goes on.
+    orphan_cursor: Mutex<Option<Vec<u8>>>,
 }
 
-#[allow(unused_variables, clippy::unimplemented, reason = "to be built")]
 impl Volume {
-    /// Takes the volume into service: makes the superblock and the root
-    /// (root:root 0755) when it is new, raises the epoch, recovers.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
-    pub fn open(
-        engine: Arc<dyn Engine>,
-        settings: VolumeSettings,
-        blocks: Arc<dyn BlockAccess>,
-    ) -> Result<Arc<Volume>> {
-        unimplemented!()
-    }
-
     /// Present settings.
     #[must_use]
     pub fn settings(&self) -> VolumeSettings {
-        self.settings.clone()
+        VolumeSettings::clone(&self.settings.read())
     }
 
     /// Settings changed at admin; live sessions get the new merge (a session
@@ -201,94 +96,127 @@ impl Volume {
     /// # Errors
     /// `ENGINE_FAILED`.
     pub fn update_settings(&self, settings: VolumeSettings) -> Result<()> {
-        unimplemented!()
+        let volume_flags = settings.flags;
+        *self.settings.write() = Arc::new(settings);
+        for session in self.sessions.all() {
+            let (token, requested) = session.own_flags();
+            match flags::merge(&volume_flags, &token, &requested) {
+                Ok(merged) => session.set_flags(merged),
+                Err(_) => {
+                    let which = Which::Session(session.id);
+                    self.ended.lock().extend(self.cut(which, Code::FlagConflict)?);
+                }
+            }
+        }
+        // Whoever began under the old flags is done when this is free.
+        drop(self.writer.lock());
+        Ok(())
     }
 
-    /// Opens a session: merges flags, resolves the scope without following
-    /// links, makes the row.
-    ///
-    /// # Errors
-    /// `FLAG_CONFLICT`, `SCOPE_MISSING` (the subtree is not there), `ENGINE_FAILED`.
-    pub fn open_session(&self, new: NewSession) -> Result<OpenedSession> {
-        unimplemented!()
+    /// Reads on a snapshot.
+    fn with_view<T>(&self, read: impl FnOnce(View<'_>) -> Result<T>) -> Result<T> {
+        let snapshot = self.engine.snapshot()?;
+        read(View::new(&*snapshot, &self.keys))
     }
 
-    /// The key of a live session, to check a proof with.
-    ///
-    /// # Errors
-    /// The code the session was cut with, else `SESSION_UNKNOWN`.
-    pub fn session_key(&self, session: SessionId) -> Result<SessionKey> {
-        unimplemented!()
+    /// A transaction of the volume's own, with its effects in memory.
+    fn change_alone(
+        &self,
+        change: &mut dyn FnMut(&mut Edit<'_>) -> Result<()>,
+    ) -> Result<CommitVersion> {
+        let writer = self.writer.lock();
+        let mut effects = Effects::default();
+        let version = self.engine.transact(&mut |txn| {
+            let mut edit = Edit::new(txn, &self.keys);
+            change(&mut edit)?;
+            effects = std::mem::take(&mut edit.effects);
+            Ok(())
+        })?;
+        self.apply(effects, &writer);
+        Ok(version)
     }
 
-    /// A connection has proven the session: raises its generation.
-    ///
-    /// # Errors
-    /// As [`Volume::session_key`].
-    pub fn attach(&self, session: SessionId) -> Result<Attachment> {
-        unimplemented!()
+    /// What a committed transaction changes in memory.
+    fn apply(&self, effects: Effects, writer: &MutexGuard<'_, ()>) {
+        for (id, change) in effects.opens {
+            if let Ok(session) = self.sessions.live(id) {
+                session.opens.fetch_add(change, std::sync::atomic::Ordering::AcqRel);
+            }
+        }
+        for (id, change) in effects.minted {
+            if let Ok(session) = self.sessions.live(id) {
+                session.minted.fetch_add(change, std::sync::atomic::Ordering::AcqRel);
+            }
+        }
+        for root in effects.left_scopes {
+            self.scopes.bump(root);
+        }
+        for (id, code) in effects.ended {
+            self.ended_in_memory(id, code);
+        }
+        if !effects.unlocked.is_empty() && !self.waiters.is_empty() {
+            self.hand_on_locks(effects.unlocked, writer);
+        }
     }
 
-    /// A heartbeat: the lease begins anew.
-    ///
-    /// # Errors
-    /// As [`Volume::session_key`]; `SESSION_UNKNOWN` for an old generation.
-    pub fn renew(&self, session: SessionId, generation: u64) -> Result<()> {
-        unimplemented!()
+    fn ended_in_memory(&self, id: SessionId, code: Code) {
+        let at = i64::try_from(flexfs_common::clock::wall_now().as_nanosecond()).unwrap_or(0);
+        if let Some(session) = self.sessions.end(id, code, at) {
+            session.end(code);
+            if session.confined.is_some() {
+                self.scopes.unpin(id, session.scope_inos());
+            }
+            if code == Code::FsStale {
+                self.ended.lock().push(id);
+            }
+        }
+        self.waiters.end_session(id, code);
     }
 
-    /// Carries out the operations of one frame in order, one result each, as
-    /// one group commit. Blocks for microseconds to milliseconds; call it off
-    /// the async workers' critical path (block_in_place).
-    pub fn execute(&self, session: SessionId, generation: u64, ops: Vec<v1::Op>) -> Vec<Execution> {
-        unimplemented!()
+    /// Gives locks that became free to those who wait for them, in order.
+    fn hand_on_locks(&self, mut inos: Vec<flexfs_common::ids::Ino>, _writer: &MutexGuard<'_, ()>) {
+        inos.sort_unstable();
+        inos.dedup();
+        let waiting: Vec<(u64, Wanted)> =
+            inos.into_iter().flat_map(|ino| self.waiters.waiting_for(ino)).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let mut granted = Vec::new();
+        let result = self.engine.transact(&mut |txn| {
+            granted.clear();
+            let mut edit = Edit::new(txn, &self.keys);
+            for (number, wanted) in &waiting {
+                match locks::request(&mut edit, wanted.ino, &wanted.request) {
+                    Ok(()) => {
+                        let empty = flexfs_proto::v1::reply::Result::Empty(Default::default());
+                        slots::keep(&mut edit, wanted.session, wanted.slot, Some(&empty));
+                        granted.push(*number);
+                    }
+                    Err(error) if error.code() == Code::FsWouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        match result {
+            Ok(_) => granted.into_iter().for_each(|number| self.waiters.grant(number)),
+            Err(error) => {
+                tracing::error!(error = error.with_causes(), "locks could not be handed on");
+            }
+        }
     }
 
-    /// Ends sessions for good, as a point in the commit order: when it
-    /// returns, nothing of them commits any more. Returns those that were live.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn cut(&self, which: Which, code: Code) -> Result<Vec<SessionId>> {
-        unimplemented!()
-    }
-
-    /// A clean unmount.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn end_session(&self, session: SessionId) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Is it live? Cheap: asked every 256 KiB of a transfer.
-    #[must_use]
-    pub fn session_is_live(&self, session: SessionId) -> bool {
-        unimplemented!()
-    }
-
-    /// Live sessions.
-    #[must_use]
-    pub fn sessions(&self) -> Vec<SessionInfo> {
-        unimplemented!()
-    }
-
-    /// Background work, bounded per call: expire silent sessions, drop their
-    /// locks and opens, reclaim unlinked files, condemn and delete objects,
-    /// finish intents. Call it every second. Returns sessions that ended.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`, `BLOCK_UNAVAILABLE`.
-    pub fn tick(&self) -> Result<Vec<SessionId>> {
-        unimplemented!()
-    }
-
-    /// Checks every invariant of the volume on one snapshot; `report` gets
-    /// (invariant, message) per finding. Returns what was counted.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn verify(&self, report: &mut dyn FnMut(&str, String)) -> Result<v1::VerifySummary> {
-        unimplemented!()
+    /// Unlocks what was granted to somebody who no longer listened, and lets
+    /// a repeat of the request be a new one.
+    fn undo_abandoned(edit: &mut Edit<'_>, abandoned: &[Wanted]) -> Result<()> {
+        for wanted in abandoned {
+            let mut request = wanted.request.clone();
+            request.unlock = true;
+            locks::request(edit, wanted.ino, &request)?;
+            let (slot, sequence) = wanted.slot;
+            slots::keep(edit, wanted.session, (slot, sequence.saturating_sub(1)), None);
+        }
+        Ok(())
     }
 }

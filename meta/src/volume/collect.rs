@@ -1,0 +1,187 @@
+//! Background work, a bounded part at each tick: silent sessions, what ended
+//! sessions left, unlinked files, truncations, objects nobody needs.
+
+use std::time::Duration;
+
+use flexfs_common::clock::BootTime;
+use flexfs_common::ids::{Ino, ObjectId, SessionId};
+use flexfs_common::{Code, Result, limits};
+
+use super::edit::Edit;
+use super::keys::{Tag, id_at, u64_at};
+use super::record::{Condemned, Object, ObjectState};
+use super::session_end::{self, session_of};
+use super::{Volume, contents, inodes, objects};
+
+/// Transactions per tick and kind of work.
+const STEPS: usize = 16;
+/// Objects deleted between two looks at the clock.
+const OBJECTS: usize = 64;
+/// How long a tick deletes objects: sessions are looked at each second.
+const DELETE_FOR: Duration = Duration::from_millis(400);
+
+impl Volume {
+    /// Background work, bounded per call: expire silent sessions, drop their
+    /// locks and opens, reclaim unlinked files, condemn and delete objects,
+    /// finish intents. Call it every second. Returns sessions that ended
+    /// since the last call without [`Volume::cut`] or [`Volume::end_session`].
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`, `BLOCK_UNAVAILABLE`.
+    pub fn tick(&self) -> Result<Vec<SessionId>> {
+        self.expire_sessions()?;
+        let abandoned = self.waiters.take_abandoned();
+        if !abandoned.is_empty() {
+            let undone = self.change_alone(&mut |edit| Self::undo_abandoned(edit, &abandoned));
+            if let Err(error) = undone {
+                self.waiters.put_back_abandoned(abandoned);
+                return Err(error);
+            }
+        }
+        self.reap_sessions()?;
+        self.reclaim_orphans()?;
+        self.finish_truncations()?;
+        self.forget_tombstones()?;
+        self.delete_objects()?;
+        Ok(std::mem::take(&mut *self.ended.lock()))
+    }
+
+    /// A lost lease costs the locks, an hour of silence the session.
+    fn expire_sessions(&self) -> Result<()> {
+        for session in self.sessions.all() {
+            if session.silent_for() >= limits::SESSION {
+                self.change_alone(&mut |edit| {
+                    session_end::end(edit, session.id, Code::SessionUnknown);
+                    Ok(())
+                })?;
+                self.ended.lock().push(session.id);
+            } else if session.lease_lost() {
+                let held = self.keys.locks_of_session(session.id);
+                let mut left = self.with_view(|view| view.any(&held))?;
+                while left {
+                    self.change_alone(&mut |edit| {
+                        left = !session_end::release_locks(edit, session.id)?;
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reap_sessions(&self) -> Result<()> {
+        let retention = self.settings.read().retention;
+        let left = self.with_view(|view| view.keys_of(&self.keys.all(Tag::Leftover), STEPS))?;
+        for session in left.iter().filter_map(|key| session_of(key)) {
+            self.change_alone(&mut |edit| {
+                session_end::reap(edit, session, retention)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Orphans that nobody holds open. Those that are held are passed over,
+    /// in turns, so that they do not hide others.
+    fn reclaim_orphans(&self) -> Result<()> {
+        let retention = self.settings.read().retention;
+        let mut cursor = self.orphan_cursor.lock();
+        let mut range = self.keys.all(Tag::Orphan);
+        if let Some(after) = cursor.take() {
+            range.from = after;
+        }
+        let found = self.with_view(|view| view.keys_of(&range, STEPS))?;
+        if found.len() == STEPS {
+            cursor.clone_from(&found.last().map(|last| [last.as_slice(), &[0]].concat()));
+        }
+        drop(cursor);
+        for ino in found.iter().filter_map(|key| u64_at(key, 0)).map(Ino) {
+            self.change_alone(&mut |edit| {
+                inodes::reclaim_step(edit, ino, retention, contents::STEP_EXTENTS)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn finish_truncations(&self) -> Result<()> {
+        let retention = self.settings.read().retention;
+        let found = self.with_view(|view| view.keys_of(&self.keys.all(Tag::Intent), STEPS))?;
+        for ino in found.iter().filter_map(|key| u64_at(key, 0)).map(Ino) {
+            self.change_alone(&mut |edit| {
+                contents::trim_step(edit, ino, retention)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn forget_tombstones(&self) -> Result<()> {
+        let surplus = self.sessions.surplus();
+        if !surplus.is_empty() {
+            self.change_alone(&mut |edit| {
+                surplus.iter().for_each(|id| edit.delete(&self.keys.tombstone(*id)));
+                Ok(())
+            })?;
+            self.sessions.forget(&surplus);
+        }
+        Ok(())
+    }
+
+    /// Objects that are due, for as long as a tick may take.
+    fn delete_objects(&self) -> Result<()> {
+        let until = BootTime::now().after(DELETE_FOR);
+        while self.delete_some()? == OBJECTS && !until.passed() {}
+        Ok(())
+    }
+
+    /// A part of what is due: condemned in one transaction, deleted from the
+    /// store, and only then forgotten. A key that lapsed is condemned first,
+    /// so that no commit can name it any more. Returns how many went.
+    fn delete_some(&self) -> Result<usize> {
+        let mut due = Vec::new();
+        self.change_alone(&mut |edit| {
+            due = self.condemn_due(edit)?;
+            Ok(())
+        })?;
+        let mut gone = Vec::with_capacity(due.len());
+        let mut failed = None;
+        for (key, object) in due {
+            match self.blocks.delete(object) {
+                Ok(()) => gone.push((key, object)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        self.change_alone(&mut |edit| {
+            for (key, object) in &gone {
+                edit.delete(key);
+                edit.delete(&self.keys.object(*object));
+            }
+            Ok(())
+        })?;
+        failed.map_or(Ok(gone.len()), Err)
+    }
+
+    /// What is due, with its key in the queue.
+    fn condemn_due(&self, edit: &mut Edit<'_>) -> Result<Vec<(Vec<u8>, ObjectId)>> {
+        let mut due = Vec::new();
+        let range = self.keys.queue_until(edit.now());
+        for key in edit.view().keys_of(&range, OBJECTS)? {
+            let Some(object) = id_at(&key, 8).map(ObjectId) else { continue };
+            match objects::state(edit, object)? {
+                Some(ObjectState::Minted(minted)) => {
+                    let condemned = ObjectState::Condemned(Condemned { due: minted.due });
+                    edit.put(&self.keys.object(object), &Object { state: Some(condemned) });
+                    if let Ok(session) = <[u8; 16]>::try_from(&minted.session[..]) {
+                        edit.effects.minted.push((SessionId::from_bytes(session), -1));
+                    }
+                    due.push((key, object));
+                }
+                Some(ObjectState::Condemned(_)) => due.push((key, object)),
+                // Committed, or gone: nothing to collect.
+                Some(ObjectState::Committed(_)) | None => edit.delete(&key),
+            }
+        }
+        Ok(due)
+    }
+}

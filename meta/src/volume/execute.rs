@@ -1,0 +1,331 @@
+//! Carrying out a frame: queries on a snapshot, everything from the first to
+//! the last mutation in one transaction, each operation for itself.
+
+use std::sync::Arc;
+
+use flexfs_common::ids::SessionId;
+use flexfs_common::{Code, Error, Result, limits, wire};
+use flexfs_proto::v1;
+use flexfs_proto::v1::reply;
+
+use super::caller::Who;
+use super::context::Context;
+use super::edit::{Edit, Effects};
+use super::operation::Operation;
+use super::outcome::{Outcome, Step};
+use super::session::Session;
+use super::slots::{self, Turn};
+use super::types::{Execution, VolumeSettings};
+use super::view::View;
+use super::{Volume, contents};
+use crate::engine::CommitVersion;
+
+/// How often an operation is tried again after work that had to come first.
+const RETRIES: usize = 8;
+
+/// What a session's operations have in common.
+struct Frame<'f> {
+    session: &'f Session,
+    flags: Arc<v1::Flags>,
+    settings: Arc<VolumeSettings>,
+    scope_epoch: u64,
+}
+
+fn reply(request_id: u64, result: reply::Result) -> v1::Reply {
+    v1::Reply { request_id, result: Some(result) }
+}
+
+fn error_reply(request_id: u64, error: &Error) -> v1::Reply {
+    // Damage is for the log; the client learns that it is there.
+    if matches!(error.code(), Code::EngineFailed | Code::Internal) {
+        tracing::error!(error = error.with_causes(), "an operation failed");
+    }
+    reply(request_id, reply::Result::Error(wire::error_to_detail(error)))
+}
+
+fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Execution> {
+    ops.iter().map(|op| Execution::Done(error_reply(op.request_id, error))).collect()
+}
+
+impl Volume {
+    /// Carries out the operations of one frame in order, one result each, as
+    /// one group commit. Blocks for microseconds to milliseconds; call it off
+    /// the async workers' critical path (block_in_place). Pending executions
+    /// must be polled in a tokio runtime.
+    pub fn execute(&self, session: SessionId, generation: u64, ops: Vec<v1::Op>) -> Vec<Execution> {
+        let session = match self.sessions.live(session) {
+            Ok(session) => session,
+            Err(error) => return refuse_all(&ops, &error),
+        };
+        if let Err(error) = session.check_generation(generation) {
+            return refuse_all(&ops, &error);
+        }
+        if ops.len() > limits::OPS_PER_FRAME_MAX {
+            let error = Error::new(Code::ProtocolInvalid, "too many operations in one frame");
+            return refuse_all(&ops, &error);
+        }
+        session.heard();
+        let first = ops.iter().position(Operation::is_mutation).unwrap_or(ops.len());
+        let last = ops.iter().rposition(Operation::is_mutation).map_or(first, |last| last + 1);
+        let (before, rest) = ops.split_at(first);
+        let (changing, after) = rest.split_at(last - first);
+        let mut done = Vec::with_capacity(ops.len());
+        self.query_all(&session, before, &mut done);
+        self.change_all(&session, generation, changing, &mut done);
+        self.query_all(&session, after, &mut done);
+        done
+    }
+
+    fn frame<'f>(&self, session: &'f Session) -> Frame<'f> {
+        Frame {
+            session,
+            flags: session.flags(),
+            settings: self.settings.read().clone(),
+            scope_epoch: session.confined.as_ref().map_or(0, |scope| scope.epoch()),
+        }
+    }
+
+    fn context<'c>(&'c self, frame: &'c Frame<'_>, op: &v1::Op) -> Result<Context<'c>> {
+        Ok(Context {
+            identity: &self.identity,
+            settings: &frame.settings,
+            scopes: &self.scopes,
+            waiters: &self.waiters,
+            blocks: &*self.blocks,
+            session: frame.session,
+            flags: &frame.flags,
+            who: Who::of(op.caller.as_ref(), &frame.flags)?,
+            scope_epoch: frame.scope_epoch,
+        })
+    }
+
+    /// Operations that change nothing, on one snapshot.
+    fn query_all(&self, session: &Session, ops: &[v1::Op], done: &mut Vec<Execution>) {
+        if ops.is_empty() {
+            return;
+        }
+        // The scope's epoch first, then the view.
+        let frame = self.frame(session);
+        let snapshot = match self.engine.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return done.extend(refuse_all(ops, &error)),
+        };
+        // A sync covers everything answered before, also from the mutations
+        // of this frame.
+        let version = self.engine.head();
+        let view = View::new(&*snapshot, &self.keys);
+        for op in ops {
+            let outcome = self.query(&frame, view, op);
+            done.push(self.execution(&frame, op.request_id, outcome, version));
+        }
+    }
+
+    fn query(&self, frame: &Frame<'_>, view: View<'_>, op: &v1::Op) -> Result<Outcome> {
+        frame.session.check_live()?;
+        let ctx = self.context(frame, op)?;
+        match Operation::of(op)? {
+            Operation::Query(query) => query.answer(&ctx, view),
+            Operation::Mutation(_) => Err(Error::bare(Code::Internal)),
+        }
+    }
+
+    /// Operations from the first to the last mutation of a frame.
+    fn change_all(
+        &self,
+        session: &Session,
+        generation: u64,
+        mut ops: &[v1::Op],
+        done: &mut Vec<Execution>,
+    ) {
+        let mut retries = 0;
+        while let Some(next) = ops.first() {
+            let before = done.len();
+            let step = self.change_some(session, generation, ops, done);
+            let answered = done.len() - before;
+            ops = ops.get(answered..).unwrap_or_default();
+            let Some(step) = step else { continue };
+            retries = if answered > 0 { 1 } else { retries + 1 };
+            let result = self.run_step(step);
+            let result = if retries > RETRIES { Err(Error::bare(Code::FsBusy)) } else { result };
+            if let Err(error) = result {
+                let stopped = ops.first().unwrap_or(next);
+                done.push(Execution::Done(error_reply(stopped.request_id, &error)));
+                ops = ops.get(1..).unwrap_or_default();
+            }
+        }
+    }
+
+    /// As many operations as one transaction takes, in one transaction: all,
+    /// or those before the one that needs `Step` first.
+    fn change_some(
+        &self,
+        session: &Session,
+        generation: u64,
+        ops: &[v1::Op],
+        done: &mut Vec<Execution>,
+    ) -> Option<Step> {
+        let writer = self.writer.lock();
+        // All of this under the lock: nothing commits after a cut, or under
+        // flags that have changed.
+        let frame = &self.frame(session);
+        if let Err(error) = session.check_generation(generation) {
+            done.extend(refuse_all(ops, &error));
+            return None;
+        }
+        let mut outcomes = Vec::with_capacity(ops.len());
+        let mut step = None;
+        let mut effects = Effects::default();
+        let abandoned = self.waiters.take_abandoned();
+        let result = self.engine.transact(&mut |txn| {
+            outcomes.clear();
+            step = None;
+            let mut edit = Edit::new(txn, &self.keys);
+            Self::undo_abandoned(&mut edit, &abandoned)?;
+            for op in ops {
+                let mark = edit.mark();
+                match self.change(frame, &mut edit, op) {
+                    Ok(Outcome::After(work)) => {
+                        edit.rollback(mark);
+                        step = Some(work);
+                        break;
+                    }
+                    Ok(outcome) => outcomes.push(Ok(outcome)),
+                    Err(error) => {
+                        edit.rollback(mark);
+                        outcomes.push(Err(error));
+                    }
+                }
+            }
+            effects = std::mem::take(&mut edit.effects);
+            Ok(())
+        });
+        match result {
+            Ok(version) => {
+                for (op, outcome) in ops.iter().zip(outcomes) {
+                    done.push(self.execution(frame, op.request_id, outcome, version));
+                }
+                self.apply(effects, &writer);
+                step
+            }
+            Err(error) => {
+                self.waiters.put_back_abandoned(abandoned);
+                done.extend(refuse_all(ops, &error));
+                None
+            }
+        }
+    }
+
+    /// One operation of a transaction.
+    fn change(&self, frame: &Frame<'_>, edit: &mut Edit<'_>, op: &v1::Op) -> Result<Outcome> {
+        // The session may have ended by an operation before this one.
+        if edit.effects.ended.iter().any(|(ended, _)| *ended == frame.session.id) {
+            return Err(Code::FsStale.into());
+        }
+        let ctx = self.context(frame, op)?;
+        let mutation = match Operation::of(op)? {
+            Operation::Query(query) => return query.answer(&ctx, edit.view()),
+            Operation::Mutation(mutation) => mutation,
+        };
+        let (session, slot) = (frame.session.id, (op.slot, op.sequence));
+        if let Turn::Repeat(reply) = slots::turn(edit.view(), session, op)? {
+            self.waiters.answered(session, slot);
+            let result = reply.result.ok_or(Code::EngineFailed)?;
+            // Whatever it was, it is on stable storage when a sync was asked.
+            let synced = matches!(&op.body, Some(v1::op::Body::CommitData(op)) if op.sync);
+            return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
+        }
+        let outcome = mutation.carry_out(&ctx, edit, slot)?;
+        match &outcome {
+            Outcome::Answer(result) | Outcome::AnswerSynced(result) => {
+                slots::keep(edit, session, slot, Some(result));
+            }
+            // Its URLs expire: a repeat gets new ones.
+            Outcome::Minted { .. } => slots::keep(edit, session, slot, None),
+            Outcome::Wait(_) | Outcome::After(_) => {}
+        }
+        Ok(outcome)
+    }
+
+    /// What the transport is given.
+    fn execution(
+        &self,
+        frame: &Frame<'_>,
+        request_id: u64,
+        outcome: Result<Outcome>,
+        version: CommitVersion,
+    ) -> Execution {
+        match outcome {
+            Ok(Outcome::Answer(result)) => Execution::Done(reply(request_id, result)),
+            Ok(Outcome::AnswerSynced(result)) => {
+                let pump = Arc::clone(&self.syncs);
+                Execution::Pending(Box::pin(async move {
+                    match pump.wait(version).await {
+                        Ok(()) => reply(request_id, result),
+                        Err(error) => error_reply(request_id, &error),
+                    }
+                }))
+            }
+            Ok(Outcome::Minted { objects, size_limit }) => {
+                let signed = self.sign_minted(frame.session.id, &objects, size_limit);
+                Execution::Done(match signed {
+                    Ok(result) => reply(request_id, result),
+                    Err(error) => error_reply(request_id, &error),
+                })
+            }
+            Ok(Outcome::Wait(wanted)) => {
+                let ticket = self.waiters.wait(wanted);
+                Execution::Pending(Box::pin(async move {
+                    match ticket.wait().await {
+                        Ok(()) => reply(request_id, reply::Result::Empty(v1::Empty {})),
+                        Err(error) => error_reply(request_id, &error),
+                    }
+                }))
+            }
+            Ok(Outcome::After(_)) => {
+                Execution::Done(error_reply(request_id, &Error::bare(Code::Internal)))
+            }
+            Err(error) => Execution::Done(error_reply(request_id, &error)),
+        }
+    }
+
+    fn sign_minted(
+        &self,
+        session: SessionId,
+        objects: &[flexfs_common::ids::ObjectId],
+        size_limit: u32,
+    ) -> Result<reply::Result> {
+        let millis =
+            |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        let objects = objects
+            .iter()
+            .map(|object| {
+                let url = self.blocks.sign_put(session, *object, size_limit)?;
+                Ok(v1::MintedObject { object_id: object.0.to_vec(), url })
+            })
+            .collect::<Result<_>>()?;
+        Ok(reply::Result::Minted(v1::MintedObjects {
+            objects,
+            size_limit,
+            url_millis: millis(limits::SIGNED_URL),
+            commit_millis: millis(limits::OBJECT_COMMIT),
+        }))
+    }
+
+    /// Work that comes before an operation, in transactions of its own.
+    fn run_step(&self, step: Step) -> Result<()> {
+        let retention = self.settings.read().retention;
+        let mut complete = false;
+        while !complete {
+            self.change_alone(&mut |edit| {
+                complete = match step {
+                    Step::Trim(ino) => contents::trim_step(edit, ino, retention)?,
+                    Step::Punch { ino, from, to } => {
+                        contents::punch_step(edit, ino, (from, to), retention)?
+                    }
+                };
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! Volumes come into service; sessions are opened, attached, renewed, ended.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flexfs_common::ids::{Ino, SessionId};
+use flexfs_common::name::{DentryName, SubtreePath};
+use flexfs_common::{Code, Error, Result, flags};
+use flexfs_proto::v1;
+use parking_lot::{Mutex, RwLock};
+use zeroize::Zeroizing;
+
+use super::attr::attr;
+use super::edit::Edit;
+use super::keys::{Keys, Tag, id_at};
+use super::lock_wait::LockWaiters;
+use super::record::{SessionRow, Tombstone, decode};
+use super::scope::Scopes;
+use super::session::{Session, SessionParts};
+use super::session_end::session_of;
+use super::sync_pump::SyncPump;
+use super::table::SessionTable;
+use super::types::{
+    Attachment, BlockAccess, NewSession, OpenedSession, SessionInfo, SessionKey, VolumeSettings,
+    Which,
+};
+use super::view::View;
+use super::{Volume, dentry, random, session_end, slots, superblock};
+use crate::engine::Engine;
+
+/// Bits of a connection's generation below the volume's epoch: connections of
+/// one session while one server has the volume.
+const GENERATION_BITS: u32 = 32;
+
+impl Volume {
+    /// Takes the volume into service: makes the superblock and the root
+    /// (root:root 0755) when it is new, raises the epoch, recovers.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
+    pub fn open(
+        engine: Arc<dyn Engine>,
+        settings: VolumeSettings,
+        blocks: Arc<dyn BlockAccess>,
+    ) -> Result<Arc<Volume>> {
+        let keys = Keys::new(settings.id);
+        let mut identity = None;
+        engine.transact(&mut |txn| {
+            let mut edit = Edit::new(txn, &keys);
+            identity = Some(superblock::take_into_service(&mut edit, settings.id)?);
+            Ok(())
+        })?;
+        let identity = identity.ok_or_else(|| Error::bare(Code::EngineFailed))?;
+        let volume = Volume {
+            syncs: Arc::new(SyncPump::new(Arc::clone(&engine))),
+            engine,
+            blocks,
+            settings: RwLock::new(Arc::new(settings)),
+            keys,
+            identity,
+            writer: Mutex::new(()),
+            sessions: SessionTable::default(),
+            scopes: Scopes::default(),
+            waiters: Arc::new(LockWaiters::default()),
+            ended: Mutex::default(),
+            orphan_cursor: Mutex::default(),
+        };
+        volume.recover_sessions()?;
+        Ok(Arc::new(volume))
+    }
+
+    /// Sessions go on over a restart; their leases begin anew.
+    fn recover_sessions(&self) -> Result<()> {
+        let mut rows = Vec::new();
+        let mut opens = std::collections::HashMap::<SessionId, i64>::new();
+        self.with_view(|view| {
+            view.scan(&self.keys.all(Tag::Session), &mut |key, value| {
+                if let Some(id) = session_of(key) {
+                    rows.push((id, decode::<SessionRow>("session", value)?));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            view.scan(&self.keys.all(Tag::Tombstone), &mut |key, value| {
+                let tombstone: Tombstone = decode("tombstone", value)?;
+                let code = Code::from_name(&tombstone.code).unwrap_or(Code::SessionUnknown);
+                if let Some(id) = session_of(key) {
+                    self.sessions.remember(id, code, tombstone.at);
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            view.scan(&self.keys.all(Tag::OpenOfSession), &mut |key, _| {
+                if let Some(id) = id_at(key, 0) {
+                    *opens.entry(SessionId::from_bytes(id)).or_default() += 1;
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        for (id, row) in rows {
+            match self.adopt(id, row) {
+                Ok(session) => {
+                    let count = opens.get(&id).copied().unwrap_or(0);
+                    session.opens.store(count, std::sync::atomic::Ordering::Release);
+                }
+                Err(error) if error.code() == Code::FlagConflict => {
+                    self.end_alone(id, Code::FlagConflict)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a session live in memory.
+    fn adopt(&self, id: SessionId, row: SessionRow) -> Result<Arc<Session>> {
+        let token_flags = row.token_flags.unwrap_or_default();
+        let requested = row.requested.unwrap_or_default();
+        let merged = flags::merge(&self.settings.read().flags, &token_flags, &requested)?;
+        let path: Vec<Ino> = row.scope_inos.iter().copied().map(Ino).collect();
+        let parts = SessionParts {
+            id,
+            root: path.last().copied().unwrap_or(self.identity.root),
+            confined: self.scopes.pin(id, &path),
+            flags: merged,
+            generation: self.identity.epoch << GENERATION_BITS,
+        };
+        let session = Arc::new(Session::new(row, parts, &self.identity.handles)?);
+        self.sessions.insert(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Opens a session: merges flags, resolves the scope without following
+    /// links, makes the row.
+    ///
+    /// # Errors
+    /// `FLAG_CONFLICT`, `SCOPE_MISSING` (the subtree is not there),
+    /// `RATE_LIMITED` (too many sessions), `ENGINE_FAILED`.
+    pub fn open_session(&self, new: NewSession) -> Result<OpenedSession> {
+        flags::merge(&self.settings.read().flags, &new.token_flags, &new.requested)?;
+        let id = SessionId::random();
+        let key: SessionKey = Zeroizing::new(random::fill()?);
+        let writer = self.writer.lock();
+        self.sessions.need_room()?;
+        let mut made = None;
+        self.engine.transact(&mut |txn| {
+            let mut edit = Edit::new(txn, &self.keys);
+            let path = self.resolve_scope(edit.view(), &new.scope)?;
+            let root = path.last().copied().unwrap_or(self.identity.root);
+            let row = SessionRow {
+                token: Bytes::copy_from_slice(new.token_id.as_bytes()),
+                secret: Bytes::copy_from_slice(new.secret_id.as_bytes()),
+                key: Bytes::copy_from_slice(&key[..]),
+                scope: new.scope.to_string(),
+                scope_inos: path.iter().map(|ino| ino.0).collect(),
+                token_flags: Some(new.token_flags),
+                requested: Some(new.requested),
+                host_name: new.host_name.clone(),
+                dir: new.dir.clone(),
+                peer: new.peer.clone(),
+                opened_at: Some(edit.stamp()),
+            };
+            edit.put(&self.keys.session(id), &row);
+            made = Some((row, attr(root, &edit.view().inode_named(root)?)));
+            Ok(())
+        })?;
+        let (row, root_attr) = made.ok_or_else(|| Error::bare(Code::Internal))?;
+        let session = self.adopt(id, row)?;
+        drop(writer);
+        Ok(OpenedSession {
+            id,
+            key,
+            flags: *session.flags(),
+            root_handle: session.handles.make(session.root).into(),
+            root_attr,
+        })
+    }
+
+    /// The inodes of a scope's components; none for the whole volume.
+    fn resolve_scope(&self, view: View<'_>, scope: &SubtreePath) -> Result<Vec<Ino>> {
+        let missing =
+            || Error::new(Code::ScopeMissing, format!("the directory {scope} is not there"));
+        let mut path = Vec::new();
+        let mut at = self.identity.root;
+        for component in scope.components() {
+            let name = DentryName::parse(component.as_bytes()).map_err(|_| missing())?;
+            let found = dentry::find(view, &self.identity.order, at, &name)?.ok_or_else(missing)?;
+            if found.kind != v1::FileKind::Directory as i32 {
+                return Err(missing());
+            }
+            at = found.ino;
+            path.push(at);
+        }
+        Ok(path)
+    }
+
+    /// The key of a live session, to check a proof with.
+    ///
+    /// # Errors
+    /// The code the session was cut with, else `SESSION_UNKNOWN`.
+    pub fn session_key(&self, session: SessionId) -> Result<SessionKey> {
+        self.sessions.live(session)?.key()
+    }
+
+    /// A connection has proven the session: raises its generation.
+    ///
+    /// # Errors
+    /// As [`Volume::session_key`].
+    pub fn attach(&self, session: SessionId) -> Result<Attachment> {
+        let session = self.sessions.live(session)?;
+        // Frames of older connections are either committed now or refused.
+        let generation = {
+            let _writer = self.writer.lock();
+            session.next_generation()
+        };
+        session.heard();
+        let slot_sequences = self.with_view(|view| slots::sequences(view, session.id))?;
+        Ok(Attachment { generation, slot_sequences })
+    }
+
+    /// A heartbeat: the lease begins anew.
+    ///
+    /// # Errors
+    /// As [`Volume::session_key`]; `SESSION_UNKNOWN` for an old generation.
+    pub fn renew(&self, session: SessionId, generation: u64) -> Result<()> {
+        let session = self.sessions.live(session)?;
+        session.check_generation(generation)?;
+        session.heard();
+        Ok(())
+    }
+
+    /// Ends sessions for good, as a point in the commit order: when it
+    /// returns, nothing of them commits any more. Returns those that were live.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn cut(&self, which: Which, code: Code) -> Result<Vec<SessionId>> {
+        let mut ids = Vec::new();
+        self.change_alone(&mut |edit| {
+            // Under the writer lock: a session that is being opened is either
+            // among them or begins after this point of the commit order.
+            ids = self.sessions.which(which).iter().map(|session| session.id).collect();
+            ids.iter().for_each(|id| session_end::end(edit, *id, code));
+            Ok(())
+        })?;
+        self.release_now(&ids)?;
+        Ok(ids)
+    }
+
+    fn end_alone(&self, session: SessionId, code: Code) -> Result<()> {
+        self.change_alone(&mut |edit| {
+            session_end::end(edit, session, code);
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    /// Locks of ended sessions go at once: others wait for them.
+    fn release_now(&self, sessions: &[SessionId]) -> Result<()> {
+        for session in sessions {
+            self.change_alone(&mut |edit| {
+                session_end::release_locks(edit, *session)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A clean unmount.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn end_session(&self, session: SessionId) -> Result<()> {
+        if self.sessions.live(session).is_err() {
+            return Ok(());
+        }
+        self.end_alone(session, Code::SessionUnknown)?;
+        self.release_now(&[session])
+    }
+
+    /// Is it live? Cheap: asked every 256 KiB of a transfer.
+    #[must_use]
+    pub fn session_is_live(&self, session: SessionId) -> bool {
+        self.sessions.live(session).is_ok()
+    }
+
+    /// Live sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.all().iter().map(|session| session.info()).collect()
+    }
+}

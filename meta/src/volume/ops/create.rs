@@ -1,0 +1,185 @@
+//! create, mkdir, mknod, symlink.
+
+use flexfs_common::name::DentryName;
+use flexfs_common::{Code, Error, Result, limits};
+use flexfs_proto::v1;
+use flexfs_proto::v1::FileKind;
+use flexfs_proto::v1::reply;
+
+use super::open::{O_TRUNC, open_inode};
+use crate::volume::attr::attr;
+use crate::volume::confine::{self, Reached};
+use crate::volume::context::Context;
+use crate::volume::edit::Edit;
+use crate::volume::outcome::Outcome;
+use crate::volume::permission::{MODE_BITS, S_ISGID, S_ISUID, W, X, need};
+use crate::volume::record::Inode;
+use crate::volume::{dentry, inodes};
+
+pub(in crate::volume) fn make(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    dir: &Reached,
+    op: &v1::Make,
+) -> Result<Outcome> {
+    let kind = FileKind::try_from(op.kind).unwrap_or(FileKind::Unspecified);
+    let name = DentryName::parse(&op.name)?;
+    dir.need_dir()?;
+    need(dir.inode(), &ctx.who, X)?;
+    if let Some((_, existing)) = confine::child(ctx, edit.view(), dir, &name)? {
+        return open_existing(ctx, edit, existing, op, kind);
+    }
+    ctx.need_writable()?;
+    need(dir.inode(), &ctx.who, W)?;
+    let mut inode = new_inode(ctx, edit, dir, op, kind)?;
+    if kind == FileKind::Symlink {
+        inode.size = op.symlink_target.len() as u64;
+    }
+    let ino = inodes::create(ctx, edit, &inode)?;
+    if kind == FileKind::Symlink {
+        let key = edit.keys().target(ino);
+        edit.put_raw(&key, &op.symlink_target);
+    }
+    dentry::insert(edit, &ctx.identity.order, dir.ino(), &name, (ino, inode.kind))?;
+    let now = edit.stamp();
+    edit.update_inode(dir.ino(), |dir| {
+        dir.entries += 1;
+        dir.mtime = Some(now);
+        if kind == FileKind::Directory {
+            dir.nlink += 1;
+        }
+    })?;
+    let open_id = if op.open && kind == FileKind::Regular {
+        // Its maker may use it whatever the mode says (POSIX open(2)).
+        inodes::add_open(ctx, edit, ino, op.open_flags & !O_TRUNC)?
+    } else {
+        0
+    };
+    let handle = ctx.session.handles.make(ino);
+    let entry = v1::Entry { handle: handle.into(), attr: Some(attr(ino, &inode)), open_id };
+    Ok(reply::Result::Entry(entry).into())
+}
+
+/// The name is there: only a regular file that need not be new is opened.
+fn open_existing(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    existing: Reached,
+    op: &v1::Make,
+    kind: FileKind,
+) -> Result<Outcome> {
+    if op.exclusive || kind != FileKind::Regular {
+        return Err(Code::FsExists.into());
+    }
+    if existing.inode().is_dir() {
+        return Err(Code::FsIsDirectory.into());
+    }
+    if !existing.inode().is_regular() {
+        return Err(Code::FsExists.into());
+    }
+    let ino = existing.ino();
+    let (open_id, inode) = if op.open {
+        match open_inode(ctx, edit, &existing, op.open_flags)? {
+            Ok(opened) => opened,
+            Err(step) => return Ok(Outcome::After(step)),
+        }
+    } else {
+        (0, existing.inode().clone())
+    };
+    let handle = ctx.session.handles.make(ino);
+    let entry = v1::Entry { handle: handle.into(), attr: Some(attr(ino, &inode)), open_id };
+    Ok(reply::Result::Entry(entry).into())
+}
+
+fn new_inode(
+    ctx: &Context<'_>,
+    edit: &Edit<'_>,
+    dir: &Reached,
+    op: &v1::Make,
+    kind: FileKind,
+) -> Result<Inode> {
+    let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+    match kind {
+        FileKind::Unspecified => {
+            return Err(Error::new(Code::ProtocolInvalid, "an unknown kind of file"));
+        }
+        FileKind::Symlink => check_target(&op.symlink_target)?,
+        FileKind::Directory if dir.inode().nlink >= limits::LINK_MAX => {
+            return Err(Code::FsTooManyLinks.into());
+        }
+        FileKind::CharDevice | FileKind::BlockDevice if !ctx.who.is_root() => {
+            return Err(Code::FsNotPermitted.into());
+        }
+        _ => {}
+    }
+    let now = Some(edit.stamp());
+    let (gid, mode) = group_and_mode(ctx, dir.inode(), op, kind)?;
+    Ok(Inode {
+        kind: kind as i32,
+        mode,
+        nlink: if kind == FileKind::Directory { 2 } else { 1 },
+        uid: ctx.who.uid,
+        gid,
+        rdev: if device { op.rdev } else { 0 },
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        change: 1,
+        parent: if kind == FileKind::Directory { dir.ino().0 } else { 0 },
+        ..Inode::default()
+    })
+}
+
+fn check_target(target: &[u8]) -> Result<()> {
+    if target.is_empty() {
+        return Err(Code::FsNotFound.into());
+    }
+    // PATH_MAX counts the terminating NUL.
+    if target.len() >= limits::PATH_MAX_LEN {
+        return Err(Code::FsNameTooLong.into());
+    }
+    if target.contains(&0) { Err(Code::FsInvalid.into()) } else { Ok(()) }
+}
+
+/// Group and mode of a new inode: a set-group-ID directory hands its group
+/// down, and to directories the bit as well (as Linux does).
+fn group_and_mode(
+    ctx: &Context<'_>,
+    dir: &Inode,
+    op: &v1::Make,
+    kind: FileKind,
+) -> Result<(u32, u32)> {
+    if kind == FileKind::Symlink {
+        let gid = if dir.mode & S_ISGID != 0 { dir.gid } else { ctx.who.gid };
+        return Ok((gid, 0o777));
+    }
+    let mut mode = op.mode & MODE_BITS & !ctx.who.umask;
+    let is_dir = kind == FileKind::Directory;
+    need_suid_allowed(ctx, mode, is_dir)?;
+    if dir.mode & S_ISGID == 0 {
+        return Ok((ctx.who.gid, mode));
+    }
+    if is_dir {
+        mode |= S_ISGID;
+    } else if mode & 0o010 != 0 && !ctx.who.is_root() && !ctx.who.in_group(dir.gid) {
+        // Nobody makes a program that runs with a group that is not theirs.
+        mode &= !S_ISGID;
+    }
+    Ok((dir.gid, mode))
+}
+
+/// # Errors
+/// `FS_NOT_PERMITTED` when the mode would give privilege on a session that
+/// must not (on a directory the set-group-ID bit gives none).
+pub(in crate::volume) fn need_suid_allowed(
+    ctx: &Context<'_>,
+    mode: u32,
+    is_dir: bool,
+) -> Result<()> {
+    let bits = if is_dir { S_ISUID } else { S_ISUID | S_ISGID };
+    if ctx.flags.no_suid && mode & bits != 0 {
+        return Err(Code::FsNotPermitted.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Live sessions in memory. The rows in the engine are the truth; these hold
+//! what every operation asks for.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use flexfs_common::clock::BootTime;
+use flexfs_common::ids::{Ino, SecretId, SessionId, TokenId};
+use flexfs_common::name::SubtreePath;
+use flexfs_common::{Code, Error, Result, limits, wire};
+use flexfs_proto::v1;
+use parking_lot::RwLock;
+use zeroize::Zeroizing;
+
+use super::handle::{HandleKey, Handles};
+use super::record::SessionRow;
+use super::scope::ScopeRoot;
+use super::types::{SessionInfo, SessionKey};
+
+/// One live mount of one token.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    row: SessionRow,
+    scope: SubtreePath,
+    token_id: TokenId,
+    secret_id: SecretId,
+    /// The scope's root.
+    pub(super) root: Ino,
+    /// `None`: the whole volume, nothing to confine.
+    pub(super) confined: Option<Arc<ScopeRoot>>,
+    pub(super) handles: Handles,
+    flags: RwLock<Arc<v1::Flags>>,
+    ended: OnceLock<Code>,
+    generation: AtomicU64,
+    /// When it was last heard, [`BootTime`] in nanoseconds.
+    heard: AtomicU64,
+    /// Object keys given out and neither used nor lapsed.
+    pub(super) minted: AtomicI64,
+    /// Opens.
+    pub(super) opens: AtomicI64,
+}
+
+/// What a session is made of besides its row.
+pub(super) struct SessionParts {
+    pub(super) id: SessionId,
+    pub(super) root: Ino,
+    pub(super) confined: Option<Arc<ScopeRoot>>,
+    pub(super) flags: v1::Flags,
+    /// Generations begin after this one.
+    pub(super) generation: u64,
+}
+
+impl Session {
+    /// # Errors
+    /// `ENGINE_FAILED` when the row is damaged.
+    pub(super) fn new(row: SessionRow, parts: SessionParts, keys: &HandleKey) -> Result<Session> {
+        let damaged = || Error::new(Code::EngineFailed, "a damaged session record");
+        let id = |bytes: &Bytes| <[u8; 16]>::try_from(&bytes[..]).map_err(|_| damaged());
+        Ok(Session {
+            id: parts.id,
+            scope: row.scope.parse().map_err(|_| damaged())?,
+            token_id: TokenId::from_bytes(id(&row.token)?),
+            secret_id: SecretId::from_bytes(id(&row.secret)?),
+            root: parts.root,
+            confined: parts.confined,
+            handles: keys.for_session(parts.id),
+            flags: RwLock::new(Arc::new(parts.flags)),
+            ended: OnceLock::new(),
+            generation: AtomicU64::new(parts.generation),
+            heard: AtomicU64::new(BootTime::now().as_nanos()),
+            minted: AtomicI64::new(0),
+            opens: AtomicI64::new(0),
+            row,
+        })
+    }
+
+    pub(super) fn token_id(&self) -> TokenId {
+        self.token_id
+    }
+
+    pub(super) fn secret_id(&self) -> SecretId {
+        self.secret_id
+    }
+
+    /// Inodes of the scope's components, the scope's root last.
+    pub(super) fn scope_inos(&self) -> impl Iterator<Item = Ino> + '_ {
+        self.row.scope_inos.iter().copied().map(Ino)
+    }
+
+    pub(super) fn flags(&self) -> Arc<v1::Flags> {
+        Arc::clone(&self.flags.read())
+    }
+
+    pub(super) fn set_flags(&self, flags: v1::Flags) {
+        *self.flags.write() = Arc::new(flags);
+    }
+
+    /// The flags of token and client, to be merged with the volume's.
+    pub(super) fn own_flags(&self) -> (v1::Flags, v1::Flags) {
+        (self.row.token_flags.unwrap_or_default(), self.row.requested.unwrap_or_default())
+    }
+
+    /// # Errors
+    /// The code it was ended with.
+    pub(super) fn check_live(&self) -> Result<()> {
+        self.ended.get().map_or(Ok(()), |code| Err(Error::bare(*code)))
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.ended.get().is_none()
+    }
+
+    /// Ends it for good; the first code stays.
+    pub(super) fn end(&self, code: Code) {
+        // Already ended: nothing to change.
+        let _ = self.ended.set(code);
+    }
+
+    /// # Errors
+    /// The code it was ended with, or `SESSION_UNKNOWN` for an old generation.
+    pub(super) fn check_generation(&self, generation: u64) -> Result<()> {
+        self.check_live()?;
+        if self.generation.load(Ordering::Acquire) != generation {
+            return Err(Error::new(Code::SessionUnknown, "a newer connection is in use"));
+        }
+        Ok(())
+    }
+
+    /// A new connection: frames of older ones are dropped.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// It was heard: the lease begins anew.
+    pub(super) fn heard(&self) {
+        self.heard.store(BootTime::now().as_nanos(), Ordering::Release);
+    }
+
+    /// How long it has been silent.
+    pub(super) fn silent_for(&self) -> std::time::Duration {
+        BootTime::now().since(BootTime::from_nanos(self.heard.load(Ordering::Acquire)))
+    }
+
+    /// Has its lease ended for everyone?
+    pub(super) fn lease_lost(&self) -> bool {
+        self.silent_for() > limits::LEASE + limits::LEASE_MARGIN
+    }
+
+    /// Lets the session look as though it had been silent for `span`.
+    #[cfg(test)]
+    pub(super) fn pretend_silence(&self, span: std::time::Duration) {
+        let nanos = u64::try_from(span.as_nanos()).unwrap();
+        let now = BootTime::now().as_nanos();
+        assert!(now > nanos, "the machine has not run that long");
+        self.heard.store(now - nanos, Ordering::Release);
+    }
+
+    pub(super) fn key(&self) -> Result<SessionKey> {
+        <[u8; 32]>::try_from(&self.row.key[..])
+            .map(Zeroizing::new)
+            .map_err(|_| Error::new(Code::EngineFailed, "a damaged session record"))
+    }
+
+    pub(super) fn info(&self) -> SessionInfo {
+        let opened_at = self.row.opened_at.unwrap_or_default();
+        SessionInfo {
+            id: self.id,
+            token_id: self.token_id,
+            secret_id: self.secret_id,
+            scope: self.scope.clone(),
+            flags: *self.flags(),
+            host_name: self.row.host_name.clone(),
+            dir: self.row.dir.clone(),
+            peer: self.row.peer.clone(),
+            opened_at: wire::timestamp_from_wire(&opened_at).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The superblock: who the volume is, in which format, with which keys.
+
+use bytes::Bytes;
+use flexfs_common::ids::{Ino, VolumeId};
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1::FileKind;
+use zeroize::Zeroizing;
+
+use super::edit::Edit;
+use super::handle::HandleKey;
+use super::inode_number::InodeNumbers;
+use super::name_order::NameOrder;
+use super::random;
+use super::record::{Counters, Inode, Superblock, decode};
+
+/// First field of every superblock ("flexfs" and a version of this layout).
+pub(super) const MAGIC: u64 = 0x666c_6578_6673_0001;
+/// The format this build writes.
+const FORMAT: u32 = 1;
+/// Features this build knows: none yet.
+const KNOWN_RO_COMPAT: u64 = 0;
+const KNOWN_INCOMPAT: u64 = 0;
+
+/// What every operation needs of the superblock.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) root: Ino,
+    pub(super) epoch: u64,
+    pub(super) handles: HandleKey,
+    pub(super) numbers: InodeNumbers,
+    pub(super) order: NameOrder,
+}
+
+/// Reads the superblock, or makes the volume; raises the epoch.
+///
+/// # Errors
+/// `FORMAT_UNSUPPORTED`, `ENGINE_FAILED`.
+pub(super) fn take_into_service(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Identity> {
+    let key = edit.keys().superblock();
+    let mut superblock = match edit.view().raw(&key)? {
+        Some(bytes) => check(decode("superblock", &bytes)?, volume)?,
+        None => create(edit, volume)?,
+    };
+    superblock.epoch += 1;
+    edit.put(&key, &superblock);
+    identity(&superblock)
+}
+
+fn check(superblock: Superblock, volume: VolumeId) -> Result<Superblock> {
+    let unsupported = |what: &str| Err(Error::new(Code::FormatUnsupported, what));
+    if superblock.magic != MAGIC {
+        return unsupported("this is not the metadata of a volume");
+    }
+    if superblock.format != FORMAT {
+        return unsupported("the volume has another format version");
+    }
+    if superblock.incompat & !KNOWN_INCOMPAT != 0 || superblock.ro_compat & !KNOWN_RO_COMPAT != 0 {
+        return unsupported("the volume uses features that this version does not know");
+    }
+    if superblock.uuid != volume.as_bytes()[..] {
+        return unsupported("the metadata is of another volume");
+    }
+    Ok(superblock)
+}
+
+fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
+    let secret = || random::fill::<32>().map(|key| Bytes::copy_from_slice(&key));
+    let number_key = random::fill::<32>()?;
+    let numbers = InodeNumbers::new(&number_key);
+    let (root, next_inode) = numbers.next(0);
+    let now = edit.stamp();
+    let inode = Inode {
+        kind: FileKind::Directory as i32,
+        mode: 0o755,
+        nlink: 2,
+        atime: Some(now),
+        mtime: Some(now),
+        ctime: Some(now),
+        btime: Some(now),
+        change: 1,
+        parent: root.0,
+        ..Inode::default()
+    };
+    edit.put_inode(root, &inode);
+    edit.set_counters(Counters { next_inode, inodes: 1, stored: 0 });
+    Ok(Superblock {
+        magic: MAGIC,
+        format: FORMAT,
+        compat: 0,
+        ro_compat: 0,
+        incompat: 0,
+        uuid: Bytes::copy_from_slice(volume.as_bytes()),
+        incarnation: u64::from_be_bytes(random::fill()?),
+        epoch: 0,
+        root_ino: root.0,
+        handle_key: secret()?,
+        number_key: Bytes::copy_from_slice(&number_key),
+        order_key: secret()?,
+    })
+}
+
+fn identity(superblock: &Superblock) -> Result<Identity> {
+    let key = |bytes: &Bytes| {
+        <[u8; 32]>::try_from(&bytes[..])
+            .map(Zeroizing::new)
+            .map_err(|_| Error::new(Code::EngineFailed, "a damaged superblock"))
+    };
+    Ok(Identity {
+        root: Ino(superblock.root_ino),
+        epoch: superblock.epoch,
+        handles: HandleKey::new(key(&superblock.handle_key)?, superblock.incarnation),
+        numbers: InodeNumbers::new(&*key(&superblock.number_key)?),
+        order: NameOrder::new(&*key(&superblock.order_key)?),
+    })
+}
