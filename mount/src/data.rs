@@ -38,6 +38,7 @@ mod write;
 use blocks::Blocks;
 use budget::Budget;
 use file::FileState;
+use flush::How;
 use mint::Mint;
 use transfer::Transfer;
 
@@ -237,8 +238,7 @@ impl DataPlane {
     /// The first failure; the others are logged.
     pub async fn flush_all(&self, sync: bool) -> Result<()> {
         let files: Vec<_> = self.core.dirty_files.lock().values().cloned().collect();
-        let flushes =
-            files.into_iter().map(|file| async move { file.flush_now(false, false).await });
+        let flushes = files.into_iter().map(|file| async move { file.flush_now(How::ALL).await });
         let outcomes: Vec<Result<()>> =
             futures::stream::iter(flushes).buffer_unordered(FLUSH_ALL_PARALLEL).collect().await;
         outcomes.into_iter().collect::<Result<()>>()?;
@@ -268,7 +268,7 @@ impl DataPlane {
         // the flush may have asked.
         file.state.lock().forget();
         let clean = file.state.lock().is_clean();
-        let outcome = if clean { Ok(()) } else { file.flush_now(false, false).await };
+        let outcome = if clean { Ok(()) } else { file.flush_now(How::ALL).await };
         file.state.lock().forget();
         outcome
     }
@@ -351,7 +351,7 @@ impl FileData {
     /// when they are newer than those given to [`DataPlane::file`].
     #[must_use]
     pub fn committed_attr(&self) -> Option<v1::Attr> {
-        self.state.lock().committed.clone()
+        self.state.lock().committed
     }
 
     /// The size was set through meta (truncate): drop what lies beyond and

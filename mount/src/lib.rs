@@ -1,12 +1,23 @@
 //! mount.flexfs: the FUSE client.
 
 pub mod caller;
+pub mod cli;
 pub mod codec;
+pub mod commands;
+pub mod control;
+pub mod daemon;
 pub mod data;
 pub mod errno;
+pub mod events;
 pub mod fs;
 pub mod fuse;
 pub mod handle_table;
+pub mod helper_form;
 pub mod inode_table;
+pub mod locate;
+pub mod mount_point;
 pub mod mount_table;
+pub mod output;
+pub mod places;
 pub mod session;
+pub mod status;

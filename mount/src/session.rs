@@ -22,7 +22,7 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use shared::{Phase, Shared};
 

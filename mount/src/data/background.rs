@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use flexfs_common::limits;
 
+use super::flush::How;
 use super::{Core, FileData};
 
 /// Files flushed at once.
@@ -42,7 +43,7 @@ impl Core {
             let flusher = Arc::clone(&self.flusher);
             tokio::spawn(async move {
                 // Kept for the opens, and logged.
-                let _ = file.flush_now(full_only, false).await;
+                let _ = file.flush_now(How { full_only, sync: false }).await;
                 file.state.lock().flushing = false;
                 drop(permit);
                 flusher.notify_one();
@@ -68,9 +69,9 @@ impl FileData {
         let age = now.saturating_duration_since(since);
         let old = age >= limits::WRITE_BACK_AGE;
         // A file that finds no room is tried again at its age, not at once.
-        let room = state.full.is_none();
-        let full_blocks = state.dirty.has_full_block() && room && !state.backing_off(now);
-        if !old && !full_blocks && !(short && room && !state.backing_off(now)) {
+        let early = state.dirty.has_full_block() || short;
+        let may_be_early = state.full.is_none() && !state.backing_off(now);
+        if !(old || early && may_be_early) {
             *next = (*next).min(limits::WRITE_BACK_AGE.saturating_sub(age));
             return None;
         }

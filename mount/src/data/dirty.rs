@@ -13,8 +13,8 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn end(&self) -> u64 {
-        self.offset + len64(&self.data)
+    pub(super) fn len(&self) -> u64 {
+        len64(&self.data)
     }
 }
 
@@ -331,7 +331,7 @@ mod tests {
                     Step::Take(full_only) => {
                         for segment in dirty.take(full_only) {
                             let block = segment.offset / BLOCK;
-                            prop_assert!(segment.end() <= (block + 1) * BLOCK);
+                            prop_assert!(segment.offset + segment.len() <= (block + 1) * BLOCK);
                             if full_only {
                                 prop_assert_eq!(segment.data.len() as u64, BLOCK);
                             }
@@ -344,7 +344,7 @@ mod tests {
                 check(&dirty, &model);
             }
             let rest = dirty.take(false);
-            prop_assert!(rest.windows(2).all(|w| w[0].end() <= w[1].offset));
+            prop_assert!(rest.windows(2).all(|w| w[0].offset + w[0].len() <= w[1].offset));
             prop_assert_eq!(rest.iter().map(|s| s.data.len()).sum::<usize>(),
                 model.iter().flatten().count());
             prop_assert!(dirty.is_empty());

@@ -12,8 +12,8 @@ use flexfs_proto::v1;
 
 use crate::codec;
 
-/// Windows kept per file; beyond, the map is forgotten and asked for anew.
-const WINDOWS_MAX: usize = 256;
+/// Windows kept per file; beyond, those far from where it is read go.
+pub(super) const WINDOWS_MAX: usize = 1024;
 /// A URL is not used in the last part of its life: the request has to get
 /// there, and clocks differ.
 const URL_MARGIN_SHIFT: u32 = 3;
@@ -99,7 +99,13 @@ impl Windows {
     /// Adds what meta told about `window`; what was known of it is replaced.
     pub(super) fn insert(&mut self, window: Range<u64>, pieces: Vec<Piece>, until: Instant) {
         if self.0.len() >= WINDOWS_MAX {
-            self.0.clear();
+            let first = self.0.first_key_value().map_or(0, |(start, _)| *start);
+            let last = self.0.last_key_value().map_or(0, |(start, _)| *start);
+            if window.start.abs_diff(first) >= window.start.abs_diff(last) {
+                self.0.pop_first();
+            } else {
+                self.0.pop_last();
+            }
         }
         let overlapping: Vec<u64> = self
             .0

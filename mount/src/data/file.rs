@@ -50,6 +50,10 @@ pub(super) struct FileState {
     pub(super) dirty: Dirty,
     /// On its way to meta; older than `dirty`.
     pub(super) flight: BTreeMap<u64, Bytes>,
+    /// What of `flight` is not written but copied from inline contents.
+    filled: Vec<Range<u64>>,
+    /// Until then the size, form and windows need no asking.
+    pub(super) valid_until: Option<Instant>,
     /// Bytes of the mount's write-back budget that this file holds.
     pub(super) charged: u64,
     pub(super) dirty_since: Option<Instant>,
@@ -79,6 +83,8 @@ impl FileState {
             era: 0,
             dirty: Dirty::new(u64::from(block_size)),
             flight: BTreeMap::new(),
+            filled: Vec::new(),
+            valid_until: None,
             charged: 0,
             dirty_since: None,
             mtime: None,
@@ -121,6 +127,7 @@ impl FileState {
     /// Drops what is cached of meta's answers.
     pub(super) fn forget(&mut self) {
         self.era += 1;
+        self.valid_until = None;
         self.form = Form::Unknown;
         self.windows.clear();
         self.size_known = false;
@@ -228,10 +235,29 @@ impl FileState {
         data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(0))
     }
 
+    /// Makes the inline contents part of what is written, where nothing is.
+    pub(super) fn fill_inline(&mut self, inline: &[u8]) {
+        self.filled = self.dirty.gaps(0..u64::try_from(inline.len()).unwrap_or(0));
+        self.dirty.fill(0, inline);
+    }
+
+    /// Everything that was on its way has arrived.
+    pub(super) fn all_landed(&mut self) {
+        self.flight.clear();
+        self.filled.clear();
+    }
+
     /// What did not arrive is dirty again, under what was written since.
+    /// Copies of inline contents are dropped: they may be old by now.
     pub(super) fn turn_back(&mut self) {
+        let filled = std::mem::take(&mut self.filled);
         for (offset, data) in std::mem::take(&mut self.flight) {
-            self.dirty.fill(offset, &data);
+            let end = offset + u64::try_from(data.len()).unwrap_or(0);
+            for written in dirty::gaps(offset..end, filled.iter().cloned()) {
+                let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
+                let part = data.get(at(written.start)..at(written.end)).unwrap_or_default();
+                self.dirty.fill(written.start, part);
+            }
         }
         if !self.dirty.is_empty() {
             // From now: the next attempt comes after the usual age.

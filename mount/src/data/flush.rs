@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::FileData;
 use super::dirty::Segment;
-use super::file::{Form, Writer, is_lack_of_room};
+use super::file::{FileState, Form, Writer, is_lack_of_room};
 use super::upload::Uploaded;
 use crate::session::clone_error;
 
@@ -20,14 +20,41 @@ const PARALLEL: usize = 8;
 /// Bytes after which what is uploaded is committed, so that writers who wait
 /// for the budget go on.
 const COMMIT_BYTES: u64 = 16 * 1024 * 1024;
+/// Plain bytes of an object that several segments share: few enough that
+/// reading one of them back costs little.
+const PACK_BYTES: u64 = 1024 * 1024;
+/// Segments in one object.
+const PACK_SEGMENTS: usize = 256;
 /// Attempts to replace inline contents that somebody else changes too.
 const MERGES: u32 = 4;
+
+/// How a flush is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct How {
+    /// Only whole blocks: the rest may still grow.
+    pub(super) full_only: bool,
+    /// Until it survives power loss.
+    pub(super) sync: bool,
+}
+
+impl How {
+    /// Everything, as far as the servers' logs.
+    pub(super) const ALL: How = How { full_only: false, sync: false };
+}
 
 /// What is to be done for a file.
 enum Plan {
     Nothing,
-    Inline(Vec<u8>, u64),
+    Inline(Vec<u8>),
     Extents(Vec<Segment>),
+}
+
+/// Whose commit it is, and the state of the file it builds on: inline
+/// contents are replaced as a whole, by whoever knows them.
+#[derive(Clone, Debug)]
+struct Base {
+    writer: Writer,
+    change: u64,
 }
 
 impl FileData {
@@ -52,7 +79,8 @@ impl FileData {
             let file = Arc::clone(self);
             // A task of its own: an interrupted fsync does not leave a file
             // half committed.
-            let task = tokio::spawn(async move { file.flush_now(false, sync).await });
+            let task =
+                tokio::spawn(async move { file.flush_now(How { full_only: false, sync }).await });
             task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
         };
         let mut state = self.state.lock();
@@ -66,9 +94,9 @@ impl FileData {
     }
 
     /// One flush after the other; a failure is kept for the opens.
-    pub(super) async fn flush_now(self: &Arc<Self>, full_only: bool, sync: bool) -> Result<()> {
+    pub(super) async fn flush_now(self: &Arc<Self>, how: How) -> Result<()> {
         let _turn = self.turn.lock().await;
-        let outcome = self.flush_turn(full_only, sync).await;
+        let outcome = self.flush_turn(how).await;
         let mut state = self.state.lock();
         match &outcome {
             Ok(()) => {
@@ -101,33 +129,30 @@ impl FileData {
         outcome
     }
 
-    async fn flush_turn(self: &Arc<Self>, full_only: bool, sync: bool) -> Result<()> {
+    async fn flush_turn(self: &Arc<Self>, how: How) -> Result<()> {
         for merge in 1..=MERGES {
             if self.state.lock().is_clean() {
                 break;
             }
             self.know_form().await?;
-            let (plan, writer) = self.plan(full_only);
-            match plan {
+            let (plan, base) = self.plan(how.full_only);
+            let outcome = match plan {
                 Plan::Nothing => break,
-                Plan::Extents(segments) => {
-                    return self.flush_extents(&writer, segments, sync).await;
+                Plan::Extents(segments) => self.flush_extents(&base, segments, how.sync).await,
+                Plan::Inline(contents) => self.commit_inline(&base, contents, how.sync).await,
+            };
+            match outcome {
+                // Somebody else changed it: again, on top of what is there.
+                Err(error) if is_outdated(&error) && merge < MERGES => {
+                    let mut state = self.state.lock();
+                    state.turn_back();
+                    state.forget();
                 }
-                Plan::Inline(contents, base_change) => {
-                    match self.commit_inline(&writer, contents, base_change, sync).await {
-                        // Somebody else changed it: merge with what is there.
-                        Err(error) if is_outdated(&error) && merge < MERGES => {
-                            let mut state = self.state.lock();
-                            state.turn_back();
-                            state.forget();
-                        }
-                        other => return other,
-                    }
-                }
+                other => return other,
             }
         }
         // What this flush was to wait for is committed by one before it.
-        if sync { self.core.sync(&self.writer().caller).await } else { Ok(()) }
+        if how.sync { self.core.sync(&self.writer().caller).await } else { Ok(()) }
     }
 
     fn writer(&self) -> Writer {
@@ -136,9 +161,10 @@ impl FileData {
     }
 
     /// Decides where the contents go, and puts the bytes on their way.
-    fn plan(&self, full_only: bool) -> (Plan, Writer) {
+    fn plan(&self, full_only: bool) -> (Plan, Base) {
         let writer = self.writer();
         let mut state = self.state.lock();
+        let base = Base { writer, change: state.change };
         let size = state.size_now();
         let inline = match &state.form {
             Form::Inline(inline) => Some(inline.clone()),
@@ -152,75 +178,66 @@ impl FileData {
                 }
                 state.take_off(false);
                 state.overlay(0, &mut contents);
-                Plan::Inline(contents, state.change)
+                Plan::Inline(contents)
             }
             Some(inline) if !inline.is_empty() => {
                 // The inline part becomes data of an object: extents replace
                 // inline contents, so they must cover them.
-                state.dirty.fill(0, &inline);
+                state.fill_inline(&inline);
                 Plan::Extents(state.take_off(false))
             }
             _ => Plan::Extents(state.take_off(full_only)),
         };
         match plan {
-            Plan::Extents(segments) if segments.is_empty() => (Plan::Nothing, writer),
-            other => (other, writer),
+            Plan::Extents(segments) if segments.is_empty() => (Plan::Nothing, base),
+            other => (other, base),
         }
     }
 
-    async fn commit_inline(
-        &self,
-        writer: &Writer,
-        contents: Vec<u8>,
-        base_change: u64,
-        sync: bool,
-    ) -> Result<()> {
+    async fn commit_inline(&self, base: &Base, contents: Vec<u8>, sync: bool) -> Result<()> {
         let size = u64::try_from(contents.len()).unwrap_or(u64::MAX);
         let contents = Bytes::from(contents);
         let commit = v1::CommitData {
             inline_data: Some(contents.clone()),
-            base_change,
             min_size: size,
             sync,
-            ..self.commit_of(writer)
+            ..self.commit_of(base)
         };
-        let attr = self.commit(writer, commit).await?;
+        let attr = self.commit(base, commit).await?;
         let mut state = self.state.lock();
-        state.flight.clear();
+        state.all_landed();
         state.committed(attr, Form::Inline(contents));
         Ok(())
     }
 
     async fn flush_extents(
         self: &Arc<Self>,
-        writer: &Writer,
+        base: &Base,
         segments: Vec<Segment>,
         sync: bool,
     ) -> Result<()> {
-        let count = segments.len();
+        let packs = pack(segments, self.core.block_size);
+        let count = packs.len();
         let core = &self.core;
-        let uploads = segments.into_iter().enumerate().map(|(index, segment)| {
-            let upload = Arc::clone(core).upload(segment.data.clone(), count - index - 1);
+        let uploads = packs.into_iter().enumerate().map(|(index, segments)| {
+            let upload = Arc::clone(core).upload(joined(&segments), count - index - 1);
             // Spawned, so that uploads go on while a commit is waited for.
             let task = AbortOnDropHandle::new(tokio::spawn(upload));
             async move {
-                let joined = task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e));
-                joined.flatten().map(|uploaded| (segment, uploaded))
+                let ended = task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e));
+                ended.flatten().map(|uploaded| (segments, uploaded))
             }
         });
         let mut uploads = std::pin::pin!(futures::stream::iter(uploads).buffered(PARALLEL));
-        let mut ready: Vec<(Segment, Uploaded)> = Vec::new();
-        let mut ready_bytes = 0;
+        let mut batch = Batch::default();
         let mut done = 0;
         while let Some(uploaded) = uploads.next().await {
-            let uploaded = uploaded?;
-            ready_bytes += u64::try_from(uploaded.0.data.len()).unwrap_or(0);
-            ready.push(uploaded);
+            let (segments, uploaded) = uploaded?;
+            batch.add(segments, uploaded);
             done += 1;
-            let last = done == count;
-            if last || ready.len() >= limits::EXTENTS_PER_COMMIT || ready_bytes >= COMMIT_BYTES {
-                self.commit_extents(writer, std::mem::take(&mut ready), sync && last).await?;
-                ready_bytes = 0;
+            if done == count || batch.is_full() {
+                let batch = std::mem::take(&mut batch);
+                self.commit_extents(base, batch, sync && done == count).await?;
             }
         }
         if count > 1 {
@@ -230,39 +247,24 @@ impl FileData {
         Ok(())
     }
 
-    async fn commit_extents(
-        &self,
-        writer: &Writer,
-        ready: Vec<(Segment, Uploaded)>,
-        sync: bool,
-    ) -> Result<()> {
-        let mut commit = v1::CommitData { sync, ..self.commit_of(writer) };
+    async fn commit_extents(&self, base: &Base, batch: Batch, sync: bool) -> Result<()> {
+        let mut commit = v1::CommitData { sync, ..self.commit_of(base) };
         {
             let state = self.state.lock();
-            for (segment, uploaded) in &ready {
-                // Shorter when the file was truncated meanwhile.
-                let length = state.still_flying(segment);
-                if length == 0 {
-                    continue;
-                }
-                commit.extents.push(v1::Extent {
-                    file_offset: segment.offset,
-                    length,
-                    object_id: uploaded.object.0.to_vec(),
-                    object_offset: 0,
-                    object_length: u64::try_from(segment.data.len()).unwrap_or(0),
-                    url: String::new(),
-                });
-                commit.stored_lengths.push(uploaded.stored_len);
+            for (segments, uploaded) in &batch.packs {
+                add_extents(&mut commit, &state, segments, uploaded);
             }
         }
         if commit.extents.is_empty() {
-            return if sync { self.core.sync(&writer.caller).await } else { Ok(()) };
+            return if sync { self.core.sync(&base.writer.caller).await } else { Ok(()) };
         }
-        let attr = self.commit(writer, commit).await?;
+        let attr = self.commit(base, commit).await?;
         let mut state = self.state.lock();
-        for (segment, _) in &ready {
+        for segment in batch.packs.iter().flat_map(|(segments, _)| segments) {
             state.flight.remove(&segment.offset);
+        }
+        if state.flight.is_empty() {
+            state.all_landed();
         }
         state.committed(attr, Form::Extents);
         let excess = state.settle();
@@ -271,18 +273,19 @@ impl FileData {
         Ok(())
     }
 
-    fn commit_of(&self, writer: &Writer) -> v1::CommitData {
+    fn commit_of(&self, base: &Base) -> v1::CommitData {
         v1::CommitData {
             handle: self.handle.to_vec(),
-            open_id: writer.open_id,
+            open_id: base.writer.open_id,
+            base_change: base.change,
             mtime: self.state.lock().mtime,
             ..v1::CommitData::default()
         }
     }
 
-    async fn commit(&self, writer: &Writer, commit: v1::CommitData) -> Result<Option<v1::Attr>> {
+    async fn commit(&self, base: &Base, commit: v1::CommitData) -> Result<Option<v1::Attr>> {
         let body = v1::op::Body::CommitData(commit);
-        match self.core.session.call(writer.caller.clone(), body).await? {
+        match self.core.session.call(base.writer.caller.clone(), body).await? {
             v1::reply::Result::Attr(attr) => Ok(Some(attr)),
             v1::reply::Result::Empty(_) => Ok(None),
             _ => Err(Error::new(Code::ProtocolInvalid, "not the answer to CommitData")),
@@ -290,9 +293,84 @@ impl FileData {
     }
 }
 
-/// The base that inline contents were built on is not what is there.
+/// Uploaded objects and the segments that lie in each, one after another.
+#[derive(Debug, Default)]
+struct Batch {
+    packs: Vec<(Vec<Segment>, Uploaded)>,
+    extents: usize,
+    bytes: u64,
+}
+
+impl Batch {
+    fn add(&mut self, segments: Vec<Segment>, uploaded: Uploaded) {
+        self.extents += segments.len();
+        self.bytes += segments.iter().map(Segment::len).sum::<u64>();
+        self.packs.push((segments, uploaded));
+    }
+
+    fn is_full(&self) -> bool {
+        self.extents + PACK_SEGMENTS > limits::EXTENTS_PER_COMMIT || self.bytes >= COMMIT_BYTES
+    }
+}
+
+/// Small segments share objects: one upload for hundreds of random writes.
+fn pack(segments: Vec<Segment>, block_size: u64) -> Vec<Vec<Segment>> {
+    let pack_max = PACK_BYTES.min(block_size);
+    let mut packs: Vec<Vec<Segment>> = Vec::new();
+    let mut room = 0;
+    for segment in segments {
+        let length = segment.len();
+        match packs.last_mut() {
+            Some(pack) if length <= room && pack.len() < PACK_SEGMENTS => pack.push(segment),
+            _ => {
+                room = pack_max;
+                packs.push(vec![segment]);
+            }
+        }
+        room = room.saturating_sub(length);
+    }
+    packs
+}
+
+/// The plain bytes of an object.
+fn joined(segments: &[Segment]) -> Bytes {
+    if let [segment] = segments {
+        return segment.data.clone();
+    }
+    let parts: Vec<&[u8]> = segments.iter().map(|segment| &segment.data[..]).collect();
+    parts.concat().into()
+}
+
+fn add_extents(
+    commit: &mut v1::CommitData,
+    state: &FileState,
+    segments: &[Segment],
+    uploaded: &Uploaded,
+) {
+    let object_length = segments.iter().map(Segment::len).sum();
+    let mut object_offset = 0;
+    for segment in segments {
+        // Shorter when the file was truncated meanwhile.
+        let length = state.still_flying(segment);
+        if length > 0 {
+            commit.extents.push(v1::Extent {
+                file_offset: segment.offset,
+                length,
+                object_id: uploaded.object.0.to_vec(),
+                object_offset,
+                object_length,
+                url: String::new(),
+            });
+            commit.stored_lengths.push(uploaded.stored_len);
+        }
+        object_offset += segment.len();
+    }
+}
+
+/// What this commit was built on is not what is there: inline contents that
+/// somebody changed, or extents where we knew inline contents, or the reverse.
 fn is_outdated(error: &Error) -> bool {
-    error.code() == Code::FsStale || error.code() == Code::FsBusy
+    matches!(error.code(), Code::FsBusy | Code::FsInvalid)
 }
 
 /// Can this never succeed, however often it is tried?

@@ -1,7 +1,7 @@
 //! Asking meta where a file's bytes lie.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flexfs_common::{Code, Error, Result};
@@ -13,8 +13,10 @@ use super::file::Form;
 
 /// Blocks asked about at once: a minute of reading, and few URLs unused.
 const WINDOW_BLOCKS: u64 = 64;
-/// Answers that were overtaken before the operation gives up.
-const ATTEMPTS: u32 = 16;
+/// Answers overtaken by changes before the operation gives up.
+const OVERTAKEN_MAX: u32 = 16;
+/// Questions for one range: as many windows as are kept.
+const QUESTIONS_MAX: usize = extents::WINDOWS_MAX;
 
 /// Where bytes of a file come from.
 #[derive(Debug)]
@@ -36,14 +38,15 @@ impl FileData {
         }
         // One question at a time: the others find its answer.
         let _asking = self.asking.lock().await;
-        for _ in 0..ATTEMPTS {
+        let mut overtaken = 0;
+        for _ in 0..QUESTIONS_MAX {
             let at = match self.known_source(range) {
                 Ok(source) => return Ok(source),
                 Err(at) => at,
             };
             let era = self.state.lock().era;
             let told = self.ask(at, range.end).await?;
-            self.state.lock().take_told(&told, era);
+            let kept = self.state.lock().take_told(&told, era);
             // An answer that may not be kept is still right for a read that
             // began before it was asked for.
             if let Some(inline) = told.inline {
@@ -51,6 +54,10 @@ impl FileData {
             }
             if let Some(pieces) = told.covering(range) {
                 return Ok(Source::Pieces(pieces));
+            }
+            overtaken += u32::from(!kept);
+            if overtaken == OVERTAKEN_MAX {
+                break;
             }
         }
         Err(Error::new(Code::FsIo, "the file changes faster than it can be read"))
@@ -67,9 +74,7 @@ impl FileData {
     }
 
     async fn ask(&self, at: u64, end: u64) -> Result<Told> {
-        let block = self.core.block_size;
-        let start = at - at % block;
-        let asked = start..start.saturating_add(WINDOW_BLOCKS * block).max(end);
+        let asked = at..at.saturating_add(WINDOW_BLOCKS * self.core.block_size).max(end);
         let sent = Instant::now();
         let body = v1::op::Body::ReadExtents(v1::ReadExtents {
             handle: self.handle.to_vec(),
@@ -94,26 +99,32 @@ impl FileData {
         Ok(())
     }
 
-    /// The size at meta is known after this (it may be older than a change
-    /// that comes at the same time).
-    pub(super) async fn know_size(&self) -> Result<()> {
-        if self.state.lock().size_known {
-            return Ok(());
-        }
-        // Whatever is cached of the map, the size is asked for.
-        let _asking = self.asking.lock().await;
-        let (known, era) = {
+    /// Makes sure that what is cached is what meta has, at a moment after
+    /// this call: an operation begun after a change returned elsewhere must
+    /// see it. Free while meta lets us keep the attributes.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub(super) async fn revalidate(&self) -> Result<()> {
+        let era = {
             let state = self.state.lock();
-            (state.size_known, state.era)
+            if state.size_known && state.valid_until.is_some_and(|until| until > Instant::now()) {
+                return Ok(());
+            }
+            state.era
         };
-        if known {
-            return Ok(());
-        }
-        let told = self.ask(0, 1).await?;
+        let sent = Instant::now();
+        let body = v1::op::Body::GetAttr(v1::GetAttr { handle: self.handle.to_vec() });
+        let v1::reply::Result::Attr(attr) =
+            self.core.session.call(v1::Caller::default(), body).await?
+        else {
+            return Err(Error::new(Code::ProtocolInvalid, "not the answer to GetAttr"));
+        };
         let mut state = self.state.lock();
-        if !state.take_told(&told, era) {
-            // Recalled again meanwhile: right for this operation, not kept.
-            state.size = told.size;
+        let recalled = state.era != era;
+        state.learn(&attr);
+        if !recalled && attr.cache_millis > 0 && state.change == attr.change {
+            state.valid_until = Some(sent + Duration::from_millis(attr.cache_millis.into()));
         }
         Ok(())
     }

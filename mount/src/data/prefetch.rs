@@ -11,7 +11,7 @@ use super::mapping::Source;
 use crate::codec;
 
 /// The kernel's readahead comes on several threads, out of order by this much.
-const SLACK: u64 = 4 * 1024 * 1024;
+const SLACK: u64 = 1024 * 1024;
 /// Reads in sequence before whole blocks are fetched.
 const SEQUENTIAL: u32 = 2;
 /// Blocks ahead, at most.

@@ -30,7 +30,10 @@ impl FileData {
     /// `BLOCK_CORRUPT`, `BLOCK_UNAVAILABLE`, and meta's.
     pub async fn read(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes> {
         self.core.session.wait_ready().await?;
-        self.know_size().await?;
+        if let Some(written) = self.read_written(offset, len) {
+            return Ok(written);
+        }
+        self.revalidate().await?;
         let Some(mut reading) = self.begin_read(offset, len) else { return Ok(Bytes::new()) };
         let open = std::mem::take(&mut reading.open);
         for range in open {
@@ -50,6 +53,18 @@ impl FileData {
             _ => Err(error),
         })?;
         Ok(reading.out.freeze())
+    }
+
+    /// The range, when all of it is written here and not committed.
+    fn read_written(&self, offset: u64, len: u32) -> Option<Bytes> {
+        let state = self.state.lock();
+        let end = offset.checked_add(u64::from(len))?;
+        if end > state.dirty_end() || !state.not_written(offset..end).is_empty() {
+            return None;
+        }
+        let mut out = BytesMut::zeroed(usize::try_from(len).ok()?);
+        state.overlay(offset, &mut out);
+        Some(out.freeze())
     }
 
     /// Takes what is written here; `None` at or beyond the end of file.

@@ -6,6 +6,7 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 
 use super::FileData;
+use super::flush::How;
 use super::mapping::Source;
 
 /// Blocks looked at in one step.
@@ -25,11 +26,11 @@ impl FileData {
     ) -> Result<u64> {
         if !self.state.lock().is_clean() {
             let file = Arc::clone(self);
-            let task = tokio::spawn(async move { file.flush_now(false, false).await });
+            let task = tokio::spawn(async move { file.flush_now(How::ALL).await });
             task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()?;
         }
         let _ = caller;
-        self.know_size().await?;
+        self.revalidate().await?;
         let size = self.state.lock().size_now();
         let beyond = || Error::bare(Code::FsNoSuchDevice);
         if offset >= size {

@@ -41,7 +41,7 @@ pub(super) async fn open_session(
         protocol_min: protocol::VERSION_MIN,
         protocol_max: protocol::VERSION,
         features: protocol::FEATURES.iter().map(|name| (*name).to_owned()).collect(),
-        requested: Some(config.requested.clone()),
+        requested: Some(config.requested),
         honours: HONOURS.iter().map(|name| (*name).to_owned()).collect(),
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),

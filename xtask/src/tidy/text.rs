@@ -61,6 +61,7 @@ pub(super) fn check(sources: &[Source]) -> Result<Vec<String>> {
             }
             if let Some(name) = type_name(line)
                 && EMPTY_WORDS.iter().any(|word| name.contains(word))
+                && !is_allowed(path, name)
             {
                 findings.push(format!("{path}:{number}: `{name}`: a word that says nothing"));
             }

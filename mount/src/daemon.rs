@@ -1,0 +1,342 @@
+//! One mount, from the credentials file to its clean end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexfs_common::daemon::{self, RunFile, RunInfo};
+use flexfs_common::home::Home;
+use flexfs_common::size::Size;
+use flexfs_common::{Code, Error, Result, limits};
+use flexfs_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::{OnRevoke, StartArgs};
+use crate::control::{self, Answer, Call, ControlSocket};
+use crate::data::{DataPlane, DataSettings};
+use crate::events::{self, Notice};
+use crate::fs::FileSystem;
+use crate::fuse::{Connection, ConnectionSettings, MountSettings, Mounted};
+use crate::places::{self, RunPlaces};
+use crate::session::{MetaSession, SessionConfig, SessionState};
+use crate::status::MountStatus;
+use crate::{locate, mount_point};
+
+/// How long an operation waits for a lost meta: long enough for a restart,
+/// short enough that no program hangs for good (P4).
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// Memory of the read cache without `--memCapacity`: a share that no machine
+/// misses.
+const MEM_CAPACITY: u64 = 256 * 1024 * 1024;
+/// The smallest read cache that works: a few blocks.
+const MEM_CAPACITY_MIN: u64 = 16 * 1024 * 1024;
+/// How long the fresh mount may take to answer its first question.
+const PROBE: Duration = Duration::from_secs(15);
+/// How long the last requests may take after unmounting.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a mount ends.
+enum End {
+    /// SIGTERM, SIGINT.
+    Signal,
+    /// `stop`, which waits for the outcome.
+    Asked(oneshot::Sender<Answer>),
+    /// umount(8) by somebody.
+    Unmounted,
+    /// Cut, and `--onRevoke unmount`.
+    Revoked,
+}
+
+/// A mount that serves.
+struct Live {
+    volume: String,
+    dir: PathBuf,
+    on_revoke: OnRevoke,
+    fs: Arc<FileSystem>,
+    mounted: Arc<Mounted>,
+    in_force: v1::Flags,
+    calls: mpsc::Receiver<Call>,
+    notices: mpsc::Receiver<Notice>,
+    /// Ends when the kernel's connection has.
+    gone: oneshot::Receiver<()>,
+}
+
+/// Mounts and serves until the end. `arguments.dir` is absolute.
+///
+/// # Errors
+/// What keeps it from mounting; what was lost at the end.
+pub async fn run(home: &Home, arguments: &StartArgs) -> Result<()> {
+    let run = RunPlaces::of(home, &arguments.dir);
+    let run_file = RunFile::acquire(&run.file).map_err(|error| match error.code() {
+        Code::DaemonRunning => Error::new(
+            Code::MountInvalid,
+            format!("{}: is a flexfs mount already", arguments.dir.display()),
+        ),
+        _ => error,
+    })?;
+    let (dir, non_empty) = (arguments.dir.clone(), arguments.non_empty);
+    blocking(move || mount_point::prepare(&dir, non_empty)).await?;
+    let (fs, events) = open(home, arguments).await?;
+    let (mut live, calls) = mount(arguments, fs, events).await?;
+    let ready = announce(&run_file, &run, &live, calls).await;
+    let (socket, end) = match ready {
+        Ok(socket) => {
+            tracing::info!(dir = %live.dir.display(), volume = live.volume, "mounted");
+            let end = live.serve().await;
+            (Some(socket), end)
+        }
+        Err(error) => {
+            live.finish(End::Signal).await?;
+            return Err(error);
+        }
+    };
+    let outcome = live.finish(end).await;
+    drop(socket);
+    drop(run_file);
+    outcome
+}
+
+/// Session and data plane.
+async fn open(
+    home: &Home,
+    arguments: &StartArgs,
+) -> Result<(Arc<FileSystem>, mpsc::Receiver<crate::session::SessionEvent>)> {
+    let volume = arguments.volume.as_str();
+    let creds_file = arguments.creds_file.clone().unwrap_or_else(|| places::creds(home, volume));
+    let target = locate::target(&creds_file, volume).await?;
+    let config = SessionConfig {
+        meta: target.meta,
+        volume: volume.to_owned(),
+        token: target.token.to_wire(),
+        requested: v1::Flags::from(&arguments.restrict),
+        dir: arguments.dir.display().to_string(),
+        wait_limit: WAIT_LIMIT,
+    };
+    drop(target.token);
+    let (session, events) = MetaSession::open(config).await?;
+    let settings = DataSettings {
+        mem_capacity: mem_capacity(arguments.mem_capacity),
+        write_back_max: limits::WRITE_BACK_MAX_LEN,
+    };
+    let data = DataPlane::new(Arc::clone(&session), settings)?;
+    Ok((Arc::new(FileSystem::new(session, data)?), events))
+}
+
+fn mem_capacity(asked: Option<Size>) -> u64 {
+    let bytes = match asked {
+        None => MEM_CAPACITY,
+        Some(Size::Bytes(bytes)) => bytes,
+        Some(Size::Percent(percent)) => {
+            let system = rustix::system::sysinfo();
+            let unit = u64::from(system.mem_unit.max(1));
+            let total = system.totalram.saturating_mul(unit);
+            total / 100 * u64::from(percent)
+        }
+    };
+    bytes.max(MEM_CAPACITY_MIN)
+}
+
+/// Mounts, and waits until the kernel's first question is answered.
+async fn mount(
+    arguments: &StartArgs,
+    fs: Arc<FileSystem>,
+    events: mpsc::Receiver<crate::session::SessionEvent>,
+) -> Result<(Live, mpsc::Sender<Call>)> {
+    let opened = fs.session().opened();
+    let in_force = opened.flags.unwrap_or_default();
+    let settings = MountSettings {
+        volume: arguments.volume.to_string(),
+        dir: arguments.dir.clone(),
+        flags: in_force,
+        owner_only: arguments.owner_only,
+    };
+    let connection = ConnectionSettings {
+        posix_acl: !in_force.no_acl && opened.features.iter().any(|feature| feature == "acl"),
+    };
+    let (served, runtime) = (Arc::clone(&fs), tokio::runtime::Handle::current());
+    let (mounted, connection) = blocking(move || {
+        let (mounted, device) = Mounted::mount(&settings)?;
+        match Connection::start(device, served, connection, runtime) {
+            Ok(connection) => Ok((mounted, connection)),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = mounted.unmount();
+                Err(error)
+            }
+        }
+    })
+    .await?;
+    let (ended, gone) = oneshot::channel();
+    // Not a task: it would hold up the runtime's end behind a detached mount.
+    std::thread::spawn(move || {
+        connection.join();
+        // Nobody waits when the daemon ends first.
+        let _ = ended.send(());
+    });
+    let (notify, notices) = mpsc::channel(4);
+    tokio::spawn(events::serve(Arc::clone(&fs), events, notify));
+    let (call, calls) = mpsc::channel(4);
+    let live = Live {
+        volume: arguments.volume.to_string(),
+        dir: arguments.dir.clone(),
+        on_revoke: arguments.on_revoke,
+        fs,
+        mounted: Arc::new(mounted),
+        in_force,
+        calls,
+        notices,
+        gone,
+    };
+    Ok((live, call))
+}
+
+/// Proves that the mount answers, and says so.
+async fn announce(
+    run_file: &RunFile,
+    run: &RunPlaces,
+    live: &Live,
+    calls: mpsc::Sender<Call>,
+) -> Result<ControlSocket> {
+    let dir = live.dir.clone();
+    let probe = blocking(move || {
+        rustix::fs::statvfs(&dir).map_err(|e| {
+            Error::new(Code::MountInvalid, format!("{}: does not answer", dir.display()))
+                .caused_by(e)
+        })
+    });
+    tokio::time::timeout(PROBE, probe)
+        .await
+        .map_err(|_| Error::new(Code::MountInvalid, "the mount does not answer in time"))??;
+    let socket = ControlSocket::serve(&run.socket, calls)?;
+    let address = live.dir.display().to_string();
+    run_file.publish(&RunInfo { pid: std::process::id(), address, no_ssl: false })?;
+    daemon::ready()?;
+    // Not under systemd: nothing to notify.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(socket)
+}
+
+impl Live {
+    /// Serves until something ends the mount.
+    async fn serve(&mut self) -> End {
+        let signal = daemon::termination();
+        tokio::pin!(signal);
+        let (mut listening, mut callable) = (true, true);
+        loop {
+            tokio::select! {
+                outcome = &mut signal => {
+                    if let Err(error) = outcome {
+                        tracing::error!("signals are not heard: {}", error.with_causes());
+                    }
+                    return End::Signal;
+                }
+                _ = &mut self.gone => return End::Unmounted,
+                call = self.calls.recv(), if callable => match call {
+                    Some((control::Command::Stop, back)) => return End::Asked(back),
+                    Some((control::Command::Status, back)) => self.tell(back),
+                    // The control socket ended; signals still work.
+                    None => callable = false,
+                },
+                notice = self.notices.recv(), if listening => match notice {
+                    Some(Notice::Cut(_)) if self.on_revoke == OnRevoke::Unmount => {
+                        return End::Revoked;
+                    }
+                    Some(Notice::Cut(_)) => {}
+                    Some(Notice::Flags(flags)) => self.take_flags(flags).await,
+                    None => listening = false,
+                },
+            }
+        }
+    }
+
+    fn tell(&self, back: oneshot::Sender<Answer>) {
+        let status = MountStatus::of(&self.fs, &self.volume, &self.dir, &self.in_force);
+        // The caller may have gone.
+        let _ = back.send(Answer::Status(Box::new(status)));
+    }
+
+    async fn take_flags(&mut self, flags: v1::Flags) {
+        self.in_force = flags;
+        let mounted = Arc::clone(&self.mounted);
+        match blocking(move || mounted.remount(&flags)).await {
+            Ok(()) => tracing::info!("other flags are in force"),
+            // Meta refuses all the same; only what the kernel alone can do
+            // (noexec, …) waits for the next mount.
+            Err(error) => tracing::error!("flags changed: {}", error.with_causes()),
+        }
+    }
+
+    /// Writes everything out, unmounts, says goodbye.
+    async fn finish(self, end: End) -> Result<()> {
+        let Live { fs, mounted, gone, .. } = self;
+        let cut = || matches!(fs.session().state(), SessionState::Cut(_));
+        let mut outcome = Ok(());
+        if !matches!(end, End::Unmounted) {
+            if !cut() {
+                outcome = flush(&fs).await;
+            }
+            let unmounting = Arc::clone(&mounted);
+            let unmounted = blocking(move || unmounting.unmount()).await;
+            if let Err(error) = &unmounted {
+                tracing::error!("{}", error.with_causes());
+            }
+            outcome = outcome.and(unmounted);
+            // The kernel releases what was open before it lets go.
+            let _ = tokio::time::timeout(DRAIN, gone).await;
+        }
+        if !cut() {
+            // What came between the first flush and the unmounting.
+            outcome = outcome.and(flush(&fs).await);
+            fs.session().close().await;
+        }
+        match &outcome {
+            Ok(()) => tracing::info!("unmounted"),
+            Err(error) => tracing::error!("unmounted with losses: {}", error.with_causes()),
+        }
+        if let End::Asked(back) = end {
+            let answer = match &outcome {
+                Ok(()) => Answer::Stopped,
+                Err(error) => control::failed(error),
+            };
+            // The caller may have gone.
+            let _ = back.send(answer);
+        }
+        outcome
+    }
+}
+
+/// A server that is away is no failure when there is nothing to write.
+async fn flush(fs: &FileSystem) -> Result<()> {
+    let dirty = fs.data().usage().dirty_bytes > 0;
+    match fs.data().flush_all(true).await {
+        Err(error) if dirty => Err(error),
+        Err(error) => {
+            tracing::warn!("nothing was left to write: {}", error.with_causes());
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::bare(Code::Internal).caused_by(e))
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_read_cache_has_a_useful_size() {
+        assert_eq!(mem_capacity(None), MEM_CAPACITY);
+        assert_eq!(mem_capacity(Some(Size::Bytes(1))), MEM_CAPACITY_MIN);
+        assert_eq!(mem_capacity(Some(Size::Bytes(1 << 40))), 1 << 40);
+        let (five, ten) = (Size::Percent(5), Size::Percent(10));
+        assert!(mem_capacity(Some(five)) <= mem_capacity(Some(ten)));
+    }
+}
