@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flexfs_common::{Code, Error, Result};
 
 use super::{
-    COMPRESSED, CRC_AT, Codec, ENTRY_LEN, FORMAT_VERSION, FRAME_LEN, HEADER_LEN, MAGIC, PLAIN_MAX,
-    SALT_LEN, head_len, stored_max,
+    COMPRESSED, CRC_AT, Codec, FORMAT_VERSION, FRAME_LEN, MAGIC, PLAIN_MAX, SALT_LEN, head_len,
+    stored_max,
 };
 
 /// Fast, and still a third better than lz4 on text.
@@ -30,8 +30,10 @@ pub fn encode(plain: &[u8], codec: Codec) -> Result<Bytes> {
     if !worth_compressing(plain, &mut compressor)? {
         compressor = Compressor::None;
     }
-    let mut frames = BytesMut::with_capacity(stored_max(plain_len));
-    let mut table = Vec::with_capacity(head_len(plain_len) - HEADER_LEN);
+    let mut head = header(codec, plain_len, &salt);
+    let mut out = BytesMut::with_capacity(stored_max(plain_len));
+    // The head is written last, over these zeros.
+    out.put_bytes(0, head_len(plain_len));
     for frame in plain.chunks(FRAME_LEN) {
         let packed = compressor.compress(frame)?;
         let (stored, flag) = match packed {
@@ -39,20 +41,18 @@ pub fn encode(plain: &[u8], codec: Codec) -> Result<Bytes> {
             _ => (frame, 0),
         };
         let length = u32::try_from(stored.len()).unwrap_or(u32::MAX);
-        table.put_u32_le(length | flag);
-        table.put_u32_le(crc32c::crc32c(stored));
-        frames.extend_from_slice(stored);
+        head.put_u32_le(length | flag);
+        head.put_u32_le(crc32c::crc32c(stored));
+        out.extend_from_slice(stored);
     }
-    debug_assert_eq!(table.len() % ENTRY_LEN, 0, "whole entries");
-    let mut head = header(codec, plain_len, &salt);
-    head.extend_from_slice(&table);
     let crc = crc32c::crc32c(&head);
     if let Some(place) = head.get_mut(CRC_AT) {
         place.copy_from_slice(&crc.to_le_bytes());
     }
-    let mut out = BytesMut::with_capacity(head.len() + frames.len());
-    out.extend_from_slice(&head);
-    out.extend_from_slice(&frames);
+    match out.get_mut(..head.len()) {
+        Some(place) if head.len() == head_len(plain_len) => place.copy_from_slice(&head),
+        _ => return Err(Error::new(Code::Internal, "a head of another length")),
+    }
     Ok(out.freeze())
 }
 

@@ -25,8 +25,8 @@ const COMMIT_BYTES: u64 = 16 * 1024 * 1024;
 const PACK_BYTES: u64 = 1024 * 1024;
 /// Segments in one object.
 const PACK_SEGMENTS: usize = 256;
-/// Attempts to replace inline contents that somebody else changes too.
-const MERGES: u32 = 4;
+/// How often a commit is built anew because somebody else changed the file.
+const MERGES_MAX: u32 = 8;
 
 /// How a flush is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ impl How {
 /// What is to be done for a file.
 enum Plan {
     Nothing,
+    Unknown,
     Inline(Vec<u8>),
     Extents(Vec<Segment>),
 }
@@ -106,9 +107,13 @@ impl FileData {
             Err(error) => {
                 state.failed_at = Some(Instant::now());
                 tracing::warn!(ino = %self.ino, error = %error.with_causes(), "a flush failed");
-                state.failures.record(error);
                 state.turn_back();
                 state.full = is_lack_of_room(error).then(|| clone_error(error));
+                // A server that is away for a while loses nothing: what is
+                // kept is written later, and whoever asks now is told now.
+                if state.full.is_some() || is_hopeless(error) {
+                    state.failures.record(error);
+                }
                 let nobody = state.full.is_some() && state.opens == 0;
                 if is_hopeless(error) || nobody {
                     let lost = state.discard();
@@ -130,20 +135,21 @@ impl FileData {
     }
 
     async fn flush_turn(self: &Arc<Self>, how: How) -> Result<()> {
-        for merge in 1..=MERGES {
-            if self.state.lock().is_clean() {
-                break;
-            }
+        let mut merges = 0;
+        while !self.state.lock().is_clean() {
             self.know_form().await?;
             let (plan, base) = self.plan(how.full_only);
             let outcome = match plan {
                 Plan::Nothing => break,
+                // Forgotten between the two lines above.
+                Plan::Unknown => Err(Error::new(Code::FsBusy, "the file changes too fast")),
                 Plan::Extents(segments) => self.flush_extents(&base, segments, how.sync).await,
                 Plan::Inline(contents) => self.commit_inline(&base, contents, how.sync).await,
             };
             match outcome {
                 // Somebody else changed it: again, on top of what is there.
-                Err(error) if is_outdated(&error) && merge < MERGES => {
+                Err(error) if is_outdated(&error) && merges < MERGES_MAX => {
+                    merges += 1;
                     let mut state = self.state.lock();
                     state.turn_back();
                     state.forget();
@@ -168,7 +174,8 @@ impl FileData {
         let size = state.size_now();
         let inline = match &state.form {
             Form::Inline(inline) => Some(inline.clone()),
-            Form::Unknown | Form::Extents => None,
+            Form::Extents => None,
+            Form::Unknown => return (Plan::Unknown, base),
         };
         let plan = match inline {
             Some(inline) if size <= self.core.inline_max => {

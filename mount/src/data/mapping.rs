@@ -101,11 +101,12 @@ impl FileData {
 
     /// Makes sure that what is cached is what meta has, at a moment after
     /// this call: an operation begun after a change returned elsewhere must
-    /// see it. Free while meta lets us keep the attributes.
+    /// see it. Free while meta lets us keep the attributes. `range` is what is
+    /// going to be read.
     ///
     /// # Errors
     /// Meta's.
-    pub(super) async fn revalidate(&self) -> Result<()> {
+    pub(super) async fn revalidate(&self, range: &Range<u64>) -> Result<()> {
         let era = {
             let state = self.state.lock();
             if state.size_known && state.valid_until.is_some_and(|until| until > Instant::now()) {
@@ -113,6 +114,17 @@ impl FileData {
             }
             state.era
         };
+        // What has to be asked for anyway comes with size and counter.
+        if self.known_source(range).is_err() {
+            let _asking = self.asking.lock().await;
+            if let Err(at) = self.known_source(range) {
+                let era = self.state.lock().era;
+                let told = self.ask(at, range.end).await?;
+                if self.state.lock().take_told(&told, era) {
+                    return Ok(());
+                }
+            }
+        }
         let sent = Instant::now();
         let body = v1::op::Body::GetAttr(v1::GetAttr { handle: self.handle.to_vec() });
         let v1::reply::Result::Attr(attr) =

@@ -33,7 +33,7 @@ impl FileData {
         if let Some(written) = self.read_written(offset, len) {
             return Ok(written);
         }
-        self.revalidate().await?;
+        self.revalidate(&(offset..offset.saturating_add(u64::from(len)))).await?;
         let Some(mut reading) = self.begin_read(offset, len) else { return Ok(Bytes::new()) };
         let open = std::mem::take(&mut reading.open);
         for range in open {

@@ -30,7 +30,7 @@ impl FileData {
             task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()?;
         }
         let _ = caller;
-        self.revalidate().await?;
+        self.revalidate(&(offset..offset.saturating_add(1))).await?;
         let size = self.state.lock().size_now();
         let beyond = || Error::bare(Code::FsNoSuchDevice);
         if offset >= size {

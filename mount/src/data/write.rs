@@ -30,7 +30,7 @@ impl FileData {
             .map_err(|_| Error::new(Code::FsInvalid, "a write of 4 GiB or more"))?;
         self.core.session.wait_ready().await?;
         if append {
-            self.revalidate().await?;
+            self.revalidate(&(0..0)).await?;
         }
         let writer = Writer { caller: caller.clone(), open_id };
         let mut at = (!append).then_some(offset);

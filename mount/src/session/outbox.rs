@@ -224,19 +224,21 @@ impl Outbox {
             }
             let Some(slot) = &pending.slot else { return false };
             let known = usize::try_from(slot.index).ok().and_then(|index| seen.get(index));
-            match known {
-                Some(seen) if *seen == slot.sequence || *seen + 1 == slot.sequence => {
-                    returned.extend(pending.slot.take().map(|slot| (slot, *seen)));
-                    false
-                }
-                _ => true,
-            }
+            // Carried out, or not (meta keeps no sequence of what failed):
+            // either way the slot goes on without it.
+            let resume_at = match known {
+                Some(seen) if *seen == slot.sequence => slot.sequence,
+                Some(seen) if *seen < slot.sequence => slot.sequence - 1,
+                _ => return true,
+            };
+            returned.extend(pending.slot.take().map(|slot| (slot, resume_at)));
+            false
         });
         inner.queue = inner.pending.keys().copied().collect();
         let idle = inner.pending.is_empty();
         drop(guard);
-        for (slot, seen) in returned {
-            self.slots.give_back_at(slot, seen);
+        for (slot, last) in returned {
+            self.slots.give_back_at(slot, last);
         }
         if idle {
             self.idle.notify_waiters();

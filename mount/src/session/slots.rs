@@ -62,13 +62,13 @@ impl Slots {
         drop(slot);
     }
 
-    /// The mutation of this slot will not be sent (again); meta has seen the
-    /// slot up to `seen`, so the next one must follow that.
-    pub(super) fn give_back_at(&self, slot: Slot, seen: u64) {
+    /// The mutation of this slot will not be sent (again); the next one
+    /// follows `last`.
+    pub(super) fn give_back_at(&self, slot: Slot, last: u64) {
         let mut inner = self.inner.lock();
         let index = usize::try_from(slot.index).unwrap_or(usize::MAX);
-        if let Some(last) = inner.sequences.get_mut(index) {
-            *last = seen;
+        if let Some(sequence) = inner.sequences.get_mut(index) {
+            *sequence = last;
         }
         inner.free.push(slot.index);
         drop(inner);
