@@ -124,6 +124,15 @@ impl FileSystem {
         self.inodes.forget(ino, count);
     }
 
+    /// Does meta know the callers by the ids that the kernel knows? Not when
+    /// the token pins or squashes all of them: the kernel's own checks would
+    /// then refuse what meta permits.
+    #[must_use]
+    pub fn identities_are_true(&self) -> bool {
+        let flags = self.session.opened().flags.unwrap_or_default();
+        !flags.all_squash && flags.uid.is_none() && flags.gid.is_none()
+    }
+
     /// Must precede every answer: fails when the session was cut; waits when
     /// the lease has ended, because nothing cached may be used then.
     ///

@@ -18,6 +18,8 @@ use crate::handle_table::{DirStream, OpenDir};
 /// Bytes of one page: a few of the kernel's buffers, and the answer to most
 /// directories in one round trip.
 const PAGE_BYTES: u32 = 128 * 1024;
+/// access(2): read.
+const R_OK: u32 = 4;
 /// Offset after `.`.
 const AFTER_DOT: u64 = 1;
 /// Offset after `..`; where meta's entries begin.
@@ -47,13 +49,18 @@ pub trait DirSink: Send {
 }
 
 impl FileSystem {
-    /// opendir(3).
+    /// opendir(3). Whether the directory may be read is checked here where
+    /// the kernel cannot know it, and by meta at each page.
     ///
     /// # Errors
-    /// `FS_STALE`, the cut's.
-    pub async fn opendir(&self, ino: u64) -> Result<u64> {
+    /// `FS_STALE`, `FS_ACCESS`, the cut's.
+    pub async fn opendir(&self, who: Requester, ino: u64) -> Result<u64> {
         self.ready().await?;
         let handle = self.inodes.handle(ino)?;
+        let squashed = who.uid == 0 && self.session.opened().flags.is_some_and(|f| f.root_squash);
+        if squashed || !self.identities_are_true() {
+            self.access(who, ino, R_OK).await?;
+        }
         let stream = tokio::sync::Mutex::default();
         Ok(self.handles.add_dir(OpenDir { ino, handle, stream }))
     }

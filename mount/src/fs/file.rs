@@ -106,13 +106,11 @@ impl FileSystem {
         if let Err(error) = file.data.flush(&caller, file.open_id, false).await {
             tracing::warn!(code = %error.code(), "data lost at the end of an open: {error}");
         }
-        if flock_owner != 0 && self.locks.take_flock(file.ino, flock_owner) {
-            self.unlock_flock(&file, flock_owner).await;
-        }
+        let had_flock = flock_owner != 0 && self.locks.take_flock(file.ino, flock_owner);
         let release = v1::Release {
             open_id: file.open_id,
             handle: file.handle.to_vec(),
-            lock_owner: 0,
+            lock_owner: if had_flock { flock_owner } else { 0 },
             locks_only: false,
         };
         if let Err(error) = self.session.call(caller, Body::Release(release)).await {

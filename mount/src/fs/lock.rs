@@ -128,18 +128,6 @@ impl FileSystem {
         self.unlock(&file, unlock).await;
     }
 
-    pub(super) async fn unlock_flock(&self, file: &OpenFile, owner: u64) {
-        let unlock = LockRequest {
-            kind: v1::LockKind::Unlock,
-            flock: true,
-            start: 0,
-            end: u64::MAX,
-            owner,
-            pid: 0,
-        };
-        self.unlock(file, unlock).await;
-    }
-
     async fn unlock(&self, file: &OpenFile, unlock: LockRequest) {
         let body = Body::SetLock(v1::SetLock {
             handle: file.handle.to_vec(),

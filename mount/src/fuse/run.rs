@@ -141,7 +141,7 @@ async fn dir(fs: &FileSystem, header: Header, op: DirOp) -> Result<Answer> {
     let Header { who, node, .. } = header;
     match op {
         DirOp::Open => {
-            let fh = fs.opendir(node).await?;
+            let fh = fs.opendir(who, node).await?;
             let mut body = Body::default();
             body.open_out(fh, 0);
             Ok(Answer { opened_dir: Some(fh), ..Answer::body(body.finish()) })
