@@ -92,6 +92,7 @@ pub fn errno(code: Code) -> i32 {
         | C::AccountExists
         | C::AccountNotEmpty
         | C::LastOwner
+        | C::NotEnded
         | C::VolumeNotFound
         | C::VolumeExists
         | C::MetaStoreNotFound
