@@ -437,8 +437,9 @@ fn a_repeated_mutation_is_answered_and_not_applied_twice() {
         let mut connection = session.connect().await.unwrap();
         let again = connection.perform(Body::Make(make.clone()), 1).await.unwrap();
         assert_eq!(first, again);
-        let fresh = connection.perform(Body::Make(make), 2).await;
+        let fresh = connection.perform(Body::Make(make.clone()), 2).await;
         assert_eq!(fresh.unwrap_err().code(), Code::FsExists);
+        connection.perform(Body::Make(Make { name: b"next".to_vec(), ..make }), 3).await.unwrap();
         let unlink = Unlink { parent: session.root(), name: b"once".to_vec(), directory: true };
         let old = connection.perform(Body::Unlink(unlink), 1).await;
         assert!(old.is_err(), "a lower sequence was applied: {old:?}");

@@ -81,7 +81,10 @@ fn a_file_that_others_can_use_is_refused_with_the_command_that_mends_it() {
         // Not there, and not what it should be.
         let bytes = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
-        run().fails(3, "CREDS_MISSING");
+        if !file.ends_with("configure/creds") {
+            // (configure.flexfs then takes the root.token of the same home.)
+            run().fails(3, "CREDS_MISSING");
+        }
         fs::write(&file, "token = [").unwrap();
         chmod(&file, 0o600);
         run().fails(3, "CREDS_INVALID");
@@ -262,7 +265,9 @@ fn a_token_known_beforehand_can_be_imported_once() {
     let path = file.display().to_string();
     let create = ["create", "volume-token", "--volumeID", "work", "--tokenFile", &path];
     cluster.configure(&create).ok();
-    cluster.configure(&create).fails(6, "TOKEN_EXISTS");
+    // Once more is the same request, perhaps after a lost reply; another is not.
+    cluster.configure(&create).ok();
+    cluster.configure(&[&create[..], &["--flags", "ro"]].concat()).fails(6, "TOKEN_EXISTS");
     let mount = cluster.mount("work", &Token { id: String::new(), file });
     fs::write(mount.path("f"), "x").unwrap();
     let status = mount.status();

@@ -26,7 +26,7 @@ fn what_one_closes_the_other_reads() {
     for round in 0..60_usize {
         let (writer, reader) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
         // Inline, over the inline limit, several frames, several blocks.
-        let len = [17, 9_000, 300_000, 9_000_000][usize::from(round % 20 == 19) * 3 + round % 3];
+        let len = if round % 20 == 19 { 9_000_000 } else { [17, 9_000, 300_000][round % 3] };
         let bytes = noise.bytes(len);
         fs::write(writer.path("file"), &bytes).unwrap();
         assert!(fs::read(reader.path("file")).unwrap() == bytes, "round {round}, {len} bytes");
@@ -160,12 +160,16 @@ fn locks_hold_across_mounts() {
         lock(&one, FlockOperation::LockExclusive).unwrap();
         let refused = lock(&two, FlockOperation::NonBlockingLockExclusive).unwrap_err();
         assert!(matches!(refused, rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS));
-        // A waiter gets it as soon as it is free.
+        // A waiter gets it as soon as it is free. (Its descriptor comes back: closing one
+        // gives up the process's POSIX locks, fcntl(2).)
         let waiting = two.try_clone().unwrap();
-        let waiter = std::thread::spawn(move || lock(&waiting, FlockOperation::LockExclusive));
+        let waiter = std::thread::spawn(move || {
+            lock(&waiting, FlockOperation::LockExclusive).unwrap();
+            waiting
+        });
         lock(&one, FlockOperation::Unlock).unwrap();
-        within("the waiting lock", Duration::from_secs(20), move || waiter.join().unwrap())
-            .unwrap();
+        let _waiting =
+            within("the waiting lock", Duration::from_secs(20), move || waiter.join().unwrap());
         let refused = lock(&one, FlockOperation::NonBlockingLockShared).unwrap_err();
         assert!(matches!(refused, rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS));
         lock(&two, FlockOperation::Unlock).unwrap();
