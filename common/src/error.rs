@@ -88,7 +88,7 @@ codes! {
     TokenNotYetValid "TOKEN_NOT_YET_VALID" Unauthenticated "The token is not valid yet." "Check its --notBefore time and the clocks of both machines.";
     TokenSourceDenied "TOKEN_SOURCE_DENIED" Unauthenticated "The token may not be used from this address." "Check the token's --cidr list and the address this machine is seen with.";
     TokenExists "TOKEN_EXISTS" Exists "A token with this id exists or existed." "Generate another one: an id is never used twice.";
-    TokenNotFound "TOKEN_NOT_FOUND" NotFound "No such token." "`configure.flexfs list` shows the ids; a prefix must be unique.";
+    TokenNotFound "TOKEN_NOT_FOUND" NotFound "No such token." "`configure.flexfs list` shows the ids; a prefix must be unique. A system token names another account with --accountID.";
     SessionUnknown "SESSION_UNKNOWN" Unauthenticated "The session is not known or has ended." "Mount again.";
     SessionProof "SESSION_PROOF" Unauthenticated "The proof of the session's key is wrong." "Mount again.";
     // Allowed?

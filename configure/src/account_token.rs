@@ -2,11 +2,12 @@
 
 use clap::{Args, builder::PossibleValuesParser};
 use flexfs_auth::token::TokenKind;
-use flexfs_common::{Result, clock, duration, wire};
+use flexfs_common::Result;
 use flexfs_proto::v1;
 
 use crate::run::Session;
 use crate::token::{HandedOut, TokenView, import_or_generate};
+use crate::values;
 
 /// Roles that can be given; `system` tokens come from admin's own commands.
 const ROLES: [&str; 7] =
@@ -27,29 +28,18 @@ pub(crate) struct Create {
     #[arg(long = "cidr", value_delimiter = ',', value_name = "NET")]
     cidrs: Vec<String>,
     /// When it ends: RFC 3339, or a span from now
-    #[arg(long = "expires", value_name = "T")]
-    expires: Option<String>,
+    #[arg(long = "expires", value_name = "T", value_parser = values::instant)]
+    expires: Option<v1::Timestamp>,
     /// When it begins to work
-    #[arg(long = "notBefore", value_name = "T")]
-    not_before: Option<String>,
+    #[arg(long = "notBefore", value_name = "T", value_parser = values::instant)]
+    not_before: Option<v1::Timestamp>,
     /// For people
     #[arg(long = "notes", default_value = "", value_name = "S")]
     notes: String,
 }
 
-/// A `T` of the command line as a message field.
-///
-/// # Errors
-/// `ARGUMENT_INVALID`.
-pub(crate) fn instant(text: Option<&str>) -> Result<Option<v1::Timestamp>> {
-    let parse = |text| duration::parse_time(text, clock::wall_now());
-    Ok(text.map(parse).transpose()?.map(wire::timestamp_to_wire))
-}
-
 /// `create account-token`
 pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
-    let expires_at = instant(arguments.expires.as_deref())?;
-    let not_before = instant(arguments.not_before.as_deref())?;
     let token = import_or_generate(session.imported_token_file(), TokenKind::Account)?;
     let request = v1::CreateAccountTokenRequest {
         token: Some(token.to_wire()),
@@ -57,8 +47,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         role: arguments.role,
         volumes: arguments.volumes,
         cidrs: arguments.cidrs,
-        expires_at,
-        not_before,
+        expires_at: arguments.expires,
+        not_before: arguments.not_before,
         notes: arguments.notes,
     };
     let reply =

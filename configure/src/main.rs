@@ -20,6 +20,7 @@ mod settings;
 mod shell;
 mod status;
 mod token;
+mod values;
 mod view;
 mod volume;
 mod volume_token;

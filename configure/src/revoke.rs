@@ -26,9 +26,10 @@ pub(crate) struct Arguments {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "30s",
-        value_name = "SPAN"
+        value_name = "SPAN",
+        value_parser = wait_of
     )]
-    wait: Option<String>,
+    wait: Option<Duration>,
     /// Why, for the audit log
     #[arg(long = "reason", default_value = "", value_name = "S")]
     reason: String,
@@ -105,20 +106,19 @@ fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("{number} {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// `--wait`; zero when it was not given.
-fn wait_of(arguments: &Arguments) -> Result<Duration> {
-    let Some(text) = arguments.wait.as_deref() else { return Ok(Duration::ZERO) };
+/// `--wait=SPAN`
+fn wait_of(text: &str) -> Result<Duration> {
     let wait = duration::parse_span(text)?;
     if wait.is_zero() || wait > limits::REVOKE_WAIT_MAX {
         let most = limits::REVOKE_WAIT_MAX.as_secs();
-        return Err(Error::new(Code::ArgumentInvalid, format!("--wait: 1ms to {most}s")));
+        return Err(Error::new(Code::ArgumentInvalid, format!("from 1ms to {most}s")));
     }
     Ok(wait)
 }
 
 /// `revoke …-token`
 pub(crate) fn token(session: &Session, kind: TokenKind, arguments: &Arguments) -> Result<()> {
-    let wait = wait_of(arguments)?;
+    let wait = arguments.wait.unwrap_or_default();
     let request = v1::RevokeTokenRequest {
         kind: kind.name().to_owned(),
         id: arguments.id.clone(),

@@ -1,18 +1,20 @@
 //! Volumes.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use flexfs_auth::token::TokenKind;
-use flexfs_common::flags::{self, Owner};
 use flexfs_common::name::VolumeName;
-use flexfs_common::{Code, Error, Result, duration, size};
+use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use serde::Serialize;
 
 use crate::args::{ById, Page};
 use crate::client::present;
-use crate::output::{Column, View, column, wide};
+use crate::output::{Changed, Column, View, column, wide};
 use crate::run::{Session, delete_request, get_request, list_request};
-use crate::token::{HandedOut, TokenView, deleted, import_or_generate};
+use crate::token::{HandedOut, TokenView, import_or_generate};
+use crate::values;
 use crate::view::{self, cell, number, short, text, time};
 
 /// `create volume`
@@ -30,8 +32,13 @@ pub(crate) struct Create {
     #[arg(long = "blockStoreID", value_name = "ID")]
     block_store: String,
     /// Size of a block, 256KiB to 8MiB
-    #[arg(long = "blockSize", default_value = "4MiB", value_name = "S")]
-    block_size: String,
+    #[arg(
+        long = "blockSize",
+        default_value = "4MiB",
+        value_name = "S",
+        value_parser = values::bytes
+    )]
+    block_size: u64,
     /// How blocks are compressed
     #[arg(long = "compression", value_enum, default_value_t = Compression::Lz4)]
     compression: Compression,
@@ -39,17 +46,26 @@ pub(crate) struct Create {
     #[arg(long = "encryption")]
     encryption: bool,
     /// How long deleted blocks are kept
-    #[arg(long = "retention", default_value = "7d", value_name = "SPAN")]
-    retention: String,
+    #[arg(
+        long = "retention",
+        default_value = "7d",
+        value_name = "SPAN",
+        value_parser = values::span
+    )]
+    retention: Duration,
     /// At most so many blocks (0 = no limit)
     #[arg(long = "maxBlocks", default_value_t = 0, value_name = "N")]
     max_blocks: u64,
     /// At most so many inodes (0 = no limit)
     #[arg(long = "maxInodes", default_value_t = 0, value_name = "N")]
     max_inodes: u64,
-    /// Restrictions for all its mounts: ro noExec noSUID noDev noATime rootSquash allSquash
-    /// noACL noXAttr
-    #[arg(long = "flags", value_delimiter = ',', value_name = "A,B")]
+    /// Restrictions for all its mounts
+    #[arg(
+        long = "flags",
+        value_delimiter = ',',
+        value_name = "A,B",
+        value_parser = values::volume_flags()
+    )]
     flags: Vec<String>,
     /// For people
     #[arg(long = "notes", default_value = "", value_name = "S")]
@@ -209,8 +225,7 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
 
 fn volume_of(session: &Session, arguments: Create) -> Result<v1::Volume> {
     let name: VolumeName = arguments.name.parse()?;
-    flags::parse(Owner::Volume, arguments.flags.iter().map(String::as_str))?;
-    let block_size = u32::try_from(size::parse_bytes(&arguments.block_size)?)
+    let block_size = u32::try_from(arguments.block_size)
         .map_err(|_| Error::new(Code::ArgumentInvalid, "--blockSize: 256KiB to 8MiB"))?;
     Ok(v1::Volume {
         name: name.to_string(),
@@ -220,7 +235,7 @@ fn volume_of(session: &Session, arguments: Create) -> Result<v1::Volume> {
         block_size,
         compression: arguments.compression.name().to_owned(),
         encryption: arguments.encryption,
-        retention_seconds: duration::parse_span(&arguments.retention)?.as_secs(),
+        retention_seconds: arguments.retention.as_secs(),
         max_blocks: arguments.max_blocks,
         max_inodes: arguments.max_inodes,
         flags: arguments.flags,
@@ -248,7 +263,9 @@ pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
 pub(crate) fn delete(session: &Session, by: &ById) -> Result<()> {
     let request = delete_request(session, by);
     let reply = session.ask(|mut admin| async move { admin.delete_volume(request).await })?;
-    deleted(session, "volume", reply)
+    let changed = Changed { id: reply.id, revision: reply.revision };
+    let sentence = format!("volume {} retired; its tokens are revoked", changed.id);
+    session.output.done(&sentence, &changed.id, &changed)
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use clap::{Args, ValueEnum};
 use flexfs_auth::token::TokenKind;
 use flexfs_common::Result;
-use flexfs_common::flags::{self, Owner};
 use flexfs_common::name::SubtreePath;
 use flexfs_proto::v1;
 
-use crate::account_token::instant;
 use crate::args::Page;
 use crate::run::Session;
 use crate::token::{self, HandedOut, TokenView, import_or_generate};
+use crate::values;
 
 /// `create volume-token`
 #[derive(Args, Debug)]
@@ -23,8 +22,13 @@ pub(crate) struct Create {
     /// The subtree its mounts see as their root
     #[arg(long = "mountPath", default_value = "/", value_name = "PATH")]
     mount_path: String,
-    /// Restrictions: ro noExec noSUID noDev noATime rootSquash allSquash
-    #[arg(long = "flags", value_delimiter = ',', value_name = "A,B")]
+    /// Restrictions
+    #[arg(
+        long = "flags",
+        value_delimiter = ',',
+        value_name = "A,B",
+        value_parser = values::token_flags()
+    )]
     flags: Vec<String>,
     /// Everybody acts as this user
     #[arg(long = "uid", value_name = "N")]
@@ -36,11 +40,11 @@ pub(crate) struct Create {
     #[arg(long = "rights", value_enum, default_value_t = Rights::Rw)]
     rights: Rights,
     /// When it ends: RFC 3339, or a span from now
-    #[arg(long = "expires", value_name = "T")]
-    expires: Option<String>,
+    #[arg(long = "expires", value_name = "T", value_parser = values::instant)]
+    expires: Option<v1::Timestamp>,
     /// When it begins to work
-    #[arg(long = "notBefore", value_name = "T")]
-    not_before: Option<String>,
+    #[arg(long = "notBefore", value_name = "T", value_parser = values::instant)]
+    not_before: Option<v1::Timestamp>,
     /// Only from these networks
     #[arg(long = "cidr", value_delimiter = ',', value_name = "NET")]
     cidrs: Vec<String>,
@@ -80,9 +84,6 @@ pub(crate) struct List {
 /// `create volume-token`
 pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
     let mount_path: SubtreePath = arguments.mount_path.parse()?;
-    flags::parse(Owner::Token, arguments.flags.iter().map(String::as_str))?;
-    let expires_at = instant(arguments.expires.as_deref())?;
-    let not_before = instant(arguments.not_before.as_deref())?;
     let token = import_or_generate(session.imported_token_file(), TokenKind::Volume)?;
     let request = v1::CreateVolumeTokenRequest {
         token: Some(token.to_wire()),
@@ -93,8 +94,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         rights: arguments.rights.name().to_owned(),
         uid: arguments.uid,
         gid: arguments.gid,
-        expires_at,
-        not_before,
+        expires_at: arguments.expires,
+        not_before: arguments.not_before,
         cidrs: arguments.cidrs,
         notes: arguments.notes,
     };
