@@ -54,6 +54,10 @@ pub fn from_status(status: &Status, unreachable: Code) -> Error {
     if let Some(error) = connector_error(status) {
         return Error::new(error.code(), error.with_causes());
     }
+    // Only what happened on this side has a source: no answer came.
+    if let Some(cause) = deepest_cause(status) {
+        return Error::new(unreachable, format!("the connection failed: {cause}"));
+    }
     let code = match status.code() {
         tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => unreachable,
         tonic::Code::DeadlineExceeded => Code::DeadlineExceeded,
@@ -90,6 +94,16 @@ fn connector_error(status: &Status) -> Option<&Error> {
         cause = error.source();
     }
     None
+}
+
+/// The innermost cause, which says the most; those around it only repeat
+/// "transport error".
+fn deepest_cause(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    Some(cause)
 }
 
 impl From<Error> for Status {
@@ -130,6 +144,31 @@ mod tests {
         let error = from_status(&status, Code::AdminUnreachable);
         assert_eq!(error.code(), Code::MetaUnreachable);
         assert!(error.message().contains("refused"), "{}", error.message());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_server_of_another_protocol_is_unreachable() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            // A TLS alert, as a TLS server answers to anything else.
+            let alert = [0x15, 3, 3, 0, 2, 2, 10];
+            tokio::io::AsyncWriteExt::write_all(&mut tcp, &alert).await.unwrap();
+        });
+        let peer = crate::tls::Peer {
+            address,
+            name: crate::tls::ADMIN_NAME.into(),
+            trust: crate::tls::Trust::Plaintext,
+            unreachable: Code::AdminUnreachable,
+        };
+        let mut client = flexfs_proto::v1::admin_service_client::AdminServiceClient::new(
+            peer.channel().unwrap(),
+        );
+        let status = client.who_am_i(flexfs_proto::v1::WhoAmIRequest {}).await.unwrap_err();
+        let error = from_status(&status, Code::AdminUnreachable);
+        assert_eq!(error.code(), Code::AdminUnreachable);
+        assert!(!error.with_causes().contains("Status"), "{}", error.with_causes());
     }
 
     #[test]
