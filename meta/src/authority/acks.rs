@@ -17,6 +17,9 @@ use crate::service::sessions::SessionEntry;
 /// beyond this many the feed waits as well.
 const WAITING_MAX: usize = 4096;
 
+/// Tokens in one acknowledgement: admin takes so many.
+const CUTS_PER_ACK: usize = 1000;
+
 /// Rows up to a revision are applied.
 #[derive(Debug)]
 pub struct Applied {
@@ -80,16 +83,17 @@ impl Acks {
         let _ = self.changed.changed().await;
     }
 
-    /// The acknowledgement to send now.
+    /// The acknowledgement to send now, and whether more cuts are to be told.
     #[must_use]
-    pub fn take(&self) -> v1::WatchAck {
+    pub fn take(&self) -> (v1::WatchAck, bool) {
         let mut state = self.state.lock();
-        let cuts = state
-            .cuts
-            .drain()
+        let part: Vec<TokenId> = state.cuts.keys().take(CUTS_PER_ACK).copied().collect();
+        let cuts = part
+            .into_iter()
+            .filter_map(|token| state.cuts.remove(&token).map(|sessions| (token, sessions)))
             .map(|(token, sessions)| v1::CutCount { token_id: token.to_string(), sessions })
             .collect();
-        v1::WatchAck { revision: state.revision, cuts }
+        (v1::WatchAck { revision: state.revision, cuts }, !state.cuts.is_empty())
     }
 
     /// It could not be sent: the counts are told another time.

@@ -98,9 +98,10 @@ async fn follow_once(
         from_revision: position.revision,
     };
     send(&sender, v1::watch_request::Body::Start(start))?;
-    send_ack(&sender, acks)?;
     let mut events = service.authority.watch(ReceiverStream::new(receiver)).await?;
     service.feed.set_own_refused(None);
+    // Admin takes acknowledgements of what it sent: so not before it began.
+    let mut begun = false;
     loop {
         tokio::select! {
             event = tokio::time::timeout(limits::FEED_DEAD, events.message()) => {
@@ -110,8 +111,12 @@ async fn follow_once(
                     .ok_or_else(|| Error::new(Code::AdminUnreachable, "the feed has ended"))?;
                 apply_event(service, position, acks, event).await?;
                 *wait = BACKOFF.0;
+                if !begun {
+                    begun = true;
+                    send_acks(&sender, acks)?;
+                }
             }
-            () = acks.changed() => send_ack(&sender, acks)?,
+            () = acks.changed(), if begun => send_acks(&sender, acks)?,
         }
     }
 }
@@ -123,16 +128,20 @@ fn send(sender: &mpsc::Sender<v1::WatchRequest>, body: v1::watch_request::Body) 
         .map_err(|_| Error::new(Code::AdminUnreachable, "admin takes no acknowledgements"))
 }
 
-fn send_ack(sender: &mpsc::Sender<v1::WatchRequest>, acks: &Acks) -> Result<()> {
-    let ack = acks.take();
-    if ack.revision == 0 && ack.cuts.is_empty() {
-        return Ok(());
+fn send_acks(sender: &mpsc::Sender<v1::WatchRequest>, acks: &Acks) -> Result<()> {
+    loop {
+        let (ack, more) = acks.take();
+        if ack.revision == 0 && ack.cuts.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = send(sender, v1::watch_request::Body::Ack(ack.clone())) {
+            acks.put_back(&ack);
+            return Err(error);
+        }
+        if !more {
+            return Ok(());
+        }
     }
-    let sent = send(sender, v1::watch_request::Body::Ack(ack.clone()));
-    if sent.is_err() {
-        acks.put_back(&ack);
-    }
-    sent
 }
 
 async fn apply_event(

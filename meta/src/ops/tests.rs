@@ -151,17 +151,18 @@ async fn a_cut_is_acknowledged_when_the_client_has_said_so_and_not_before() {
     // What it still asks fails with the reason; nothing is acknowledged yet.
     client.ops(vec![get_attr(1, &session.root)]).await;
     assert_eq!(error_code(&client.next().await.replies[0]), Some("TOKEN_REVOKED"));
-    assert_eq!(acks.take().revision, 0);
+    assert_eq!(acks.take().0.revision, 0);
     client.send(v1::ClientFrame { cut_done: true, ..v1::ClientFrame::default() }).await;
     tokio::time::timeout(LIMIT, acks.changed()).await.unwrap();
-    let ack = acks.take();
+    let (ack, more) = acks.take();
+    assert!(!more);
     assert_eq!(ack.revision, 42);
     assert_eq!(ack.cuts.len(), 1);
     assert_eq!(
         (ack.cuts[0].token_id.clone(), ack.cuts[0].sessions),
         (session.token.to_string(), 1)
     );
-    assert!(acks.take().cuts.is_empty());
+    assert!(acks.take().0.cuts.is_empty());
     client.closed().await;
     let mut again = Client::connect(&bench.peer).await;
     again.resume(session.id, &session.key).await;
@@ -183,7 +184,7 @@ async fn a_cut_of_a_client_that_is_away_is_acknowledged_after_its_lease() {
     });
     acks.push(Applied { revision: 1, cut }).await;
     tokio::time::timeout(LIMIT, acks.changed()).await.unwrap();
-    assert_eq!(acks.take().revision, 1);
+    assert_eq!(acks.take().0.revision, 1);
     assert!(renewed.elapsed() > limits::LEASE - std::time::Duration::from_secs(1));
 }
 
