@@ -3,8 +3,10 @@
 mod basic;
 mod confinement;
 mod contents;
+mod data_model;
 mod fixture;
 mod locks;
+mod model;
 mod rename;
 mod rights;
 mod sessions;
