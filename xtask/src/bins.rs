@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::{Result, shell};
 
@@ -18,6 +19,10 @@ const PROGRAMS: &[(&str, &str)] = &[
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Debug,
+    /// Debug, together with every test: cargo settles the features of
+    /// dependencies per build, so building the programs alone first would
+    /// compile half of them twice.
+    WithTests,
     Release,
 }
 
@@ -26,11 +31,15 @@ pub(crate) enum Profile {
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let mut command = shell::cargo();
     command.args(["build", "--message-format=json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    for (package, binary) in PROGRAMS {
-        command.args(["--package", package, "--bin", binary]);
+    match profile {
+        Profile::WithTests => {
+            command.args(["--workspace", "--bins", "--tests"]);
+        }
+        Profile::Debug => only_programs(&mut command),
+        Profile::Release => {
+            only_programs(&mut command);
+            command.arg("--release");
+        }
     }
     let messages = shell::capture(&mut command)?;
     let built: Vec<PathBuf> = messages.lines().filter_map(executable).collect();
@@ -43,6 +52,12 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         directory = Some(place(source, binary)?);
     }
     directory.ok_or_else(|| "no programs".into())
+}
+
+fn only_programs(command: &mut Command) {
+    for (package, binary) in PROGRAMS {
+        command.args(["--package", package, "--bin", binary]);
+    }
 }
 
 /// The executable that a line of cargo's messages tells of.
