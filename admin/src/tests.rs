@@ -1,1 +1,11 @@
+//! Tests through the real server: TLS, gRPC, service, database.
 
+mod bootstrapping;
+mod creating;
+mod feeding;
+mod harness;
+mod matrix;
+mod placing;
+mod revoking;
+mod tenancy;
+mod verifying;

@@ -97,7 +97,7 @@ pub(super) async fn append(
 }
 
 /// Removes history up to `floor`.
-pub(super) async fn prune(sql: &mut dyn Sql, floor: u64) -> Result<()> {
+pub(crate) async fn prune(sql: &mut dyn Sql, floor: u64) -> Result<()> {
     sql.execute("DELETE FROM changes WHERE revision <= $1", vec![Value::unsigned(floor)]).await?;
     sql.execute(
         "UPDATE feed_head SET floor = $1 WHERE one = 1 AND floor < $1",

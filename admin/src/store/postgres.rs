@@ -153,6 +153,8 @@ impl Database for Postgres {
         }
     }
     async fn close(&self) {
+        // The listener holds a connection, which the pool would wait for.
+        drop(self.listener.lock().await.take());
         self.pool.close().await;
     }
 }
