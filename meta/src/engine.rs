@@ -57,6 +57,14 @@ pub trait Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Savepoint(usize);
 
+impl Savepoint {
+    /// Writes of the transaction before the mark.
+    #[must_use]
+    pub fn writes(self) -> usize {
+        self.0
+    }
+}
+
 /// A transaction: reads see its own writes.
 pub trait Txn: Reader {
     /// Sets a key.

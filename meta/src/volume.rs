@@ -40,8 +40,11 @@ mod view;
 
 use std::sync::Arc;
 
-use flexfs_common::ids::SessionId;
-use flexfs_common::{Code, Result, flags};
+use flexfs_common::clock::BootTime;
+use flexfs_common::ids::{Ino, SessionId};
+use flexfs_common::{Code, Error, Result, flags};
+use flexfs_proto::v1;
+use flexfs_proto::v1::reply;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use types::{
@@ -81,6 +84,8 @@ pub struct Volume {
     ended: Mutex<Vec<SessionId>>,
     /// Where collection of unlinked files goes on.
     orphan_cursor: Mutex<Option<Vec<u8>>>,
+    /// Until when a block store that failed is left alone.
+    store_pause: Mutex<Option<BootTime>>,
 }
 
 impl Volume {
@@ -119,19 +124,36 @@ impl Volume {
         read(View::new(&*snapshot, &self.keys))
     }
 
+    /// A transaction under the writer lock, and what it changes in memory. It
+    /// is refused once another server has taken the volume over.
+    fn transact(
+        &self,
+        _writer: &MutexGuard<'_, ()>,
+        change: &mut dyn FnMut(&mut Edit<'_>) -> Result<()>,
+    ) -> Result<(CommitVersion, Effects)> {
+        let mut effects = Effects::default();
+        let version = self.engine.transact(&mut |txn| {
+            let mut edit = Edit::new(txn, &self.keys);
+            if superblock::epoch(edit.view())? != self.identity.epoch {
+                return Err(Error::new(
+                    Code::MetaMoved,
+                    "another metadata server has taken the volume over",
+                ));
+            }
+            change(&mut edit)?;
+            effects = std::mem::take(&mut edit.effects);
+            Ok(())
+        })?;
+        Ok((version, effects))
+    }
+
     /// A transaction of the volume's own, with its effects in memory.
     fn change_alone(
         &self,
         change: &mut dyn FnMut(&mut Edit<'_>) -> Result<()>,
     ) -> Result<CommitVersion> {
         let writer = self.writer.lock();
-        let mut effects = Effects::default();
-        let version = self.engine.transact(&mut |txn| {
-            let mut edit = Edit::new(txn, &self.keys);
-            change(&mut edit)?;
-            effects = std::mem::take(&mut edit.effects);
-            Ok(())
-        })?;
+        let (version, effects) = self.transact(&writer, change)?;
         self.apply(effects, &writer);
         Ok(version)
     }
@@ -173,24 +195,46 @@ impl Volume {
         self.waiters.end_session(id, code);
     }
 
-    /// Gives locks that became free to those who wait for them, in order.
-    fn hand_on_locks(&self, mut inos: Vec<flexfs_common::ids::Ino>, _writer: &MutexGuard<'_, ()>) {
-        inos.sort_unstable();
-        inos.dedup();
-        let waiting: Vec<(u64, Wanted)> =
-            inos.into_iter().flat_map(|ino| self.waiters.waiting_for(ino)).collect();
-        if waiting.is_empty() {
-            return;
+    /// Gives locks that became free to those who wait for them, in order. A
+    /// grant may free something itself (a write lock that becomes a read
+    /// lock): on until nobody can be served.
+    fn hand_on_locks(&self, mut inos: Vec<Ino>, writer: &MutexGuard<'_, ()>) {
+        while !inos.is_empty() {
+            inos.sort_unstable();
+            inos.dedup();
+            let waiting: Vec<(u64, Wanted)> =
+                inos.into_iter().flat_map(|ino| self.waiters.waiting_for(ino)).collect();
+            if waiting.is_empty() {
+                return;
+            }
+            match self.grant_some(&waiting, writer) {
+                Ok((granted, effects)) => {
+                    granted.into_iter().for_each(|number| self.waiters.grant(number));
+                    inos = effects.unlocked;
+                }
+                Err(error) => {
+                    let error = error.with_causes();
+                    tracing::error!(error, "locks could not be handed on");
+                    return;
+                }
+            }
         }
+    }
+
+    /// Acquires what can be acquired for those who wait; returns their numbers.
+    fn grant_some(
+        &self,
+        waiting: &[(u64, Wanted)],
+        writer: &MutexGuard<'_, ()>,
+    ) -> Result<(Vec<u64>, Effects)> {
         let mut granted = Vec::new();
-        let result = self.engine.transact(&mut |txn| {
+        let (_, effects) = self.transact(writer, &mut |edit| {
             granted.clear();
-            let mut edit = Edit::new(txn, &self.keys);
-            for (number, wanted) in &waiting {
-                match locks::request(&mut edit, wanted.ino, &wanted.request) {
+            for (number, wanted) in waiting {
+                match locks::request(edit, wanted.ino, &wanted.request) {
                     Ok(()) => {
-                        let empty = flexfs_proto::v1::reply::Result::Empty(Default::default());
-                        slots::keep(&mut edit, wanted.session, wanted.slot, Some(&empty));
+                        let empty = reply::Result::Empty(v1::Empty {});
+                        slots::keep(edit, wanted.session, wanted.slot, Some(&empty));
                         granted.push(*number);
                     }
                     Err(error) if error.code() == Code::FsWouldBlock => {}
@@ -198,13 +242,8 @@ impl Volume {
                 }
             }
             Ok(())
-        });
-        match result {
-            Ok(_) => granted.into_iter().for_each(|number| self.waiters.grant(number)),
-            Err(error) => {
-                tracing::error!(error = error.with_causes(), "locks could not be handed on");
-            }
-        }
+        })?;
+        Ok((granted, effects))
     }
 
     /// Unlocks what was granted to somebody who no longer listened, and lets

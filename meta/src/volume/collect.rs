@@ -13,8 +13,12 @@ use super::record::{Condemned, Object, ObjectState};
 use super::session_end::{self, session_of};
 use super::{Volume, contents, inodes, objects};
 
-/// Transactions per tick and kind of work.
+/// Transactions between two looks at the clock.
 const STEPS: usize = 16;
+/// How long a tick works before it looks at sessions again.
+const TICK_FOR: Duration = Duration::from_millis(400);
+/// How long a block store that failed is left alone.
+const STORE_PAUSE: Duration = Duration::from_secs(30);
 /// Objects deleted between two looks at the clock.
 const OBJECTS: usize = 64;
 /// How long a tick deletes objects: sessions are looked at each second.
@@ -26,8 +30,10 @@ impl Volume {
     /// finish intents. Call it every second. Returns sessions that ended
     /// since the last call without [`Volume::cut`] or [`Volume::end_session`].
     ///
+    /// A block store that fails is logged and left alone for a while.
+    ///
     /// # Errors
-    /// `ENGINE_FAILED`, `BLOCK_UNAVAILABLE`.
+    /// `ENGINE_FAILED`; `META_MOVED` when another server has the volume.
     pub fn tick(&self) -> Result<Vec<SessionId>> {
         self.expire_sessions()?;
         let abandoned = self.waiters.take_abandoned();
@@ -38,9 +44,10 @@ impl Volume {
                 return Err(error);
             }
         }
-        self.reap_sessions()?;
-        self.reclaim_orphans()?;
-        self.finish_truncations()?;
+        let until = BootTime::now().after(TICK_FOR);
+        while self.reap_sessions()? && !until.passed() {}
+        while self.reclaim_orphans()? && !until.passed() {}
+        while self.finish_truncations()? && !until.passed() {}
         self.forget_tombstones()?;
         self.delete_objects()?;
         Ok(std::mem::take(&mut *self.ended.lock()))
@@ -69,7 +76,8 @@ impl Volume {
         Ok(())
     }
 
-    fn reap_sessions(&self) -> Result<()> {
+    /// What ended sessions left; true when there is more.
+    fn reap_sessions(&self) -> Result<bool> {
         let retention = self.settings.read().retention;
         let left = self.with_view(|view| view.keys_of(&self.keys.all(Tag::Leftover), STEPS))?;
         for session in left.iter().filter_map(|key| session_of(key)) {
@@ -78,12 +86,12 @@ impl Volume {
                 Ok(())
             })?;
         }
-        Ok(())
+        Ok(!left.is_empty())
     }
 
-    /// Orphans that nobody holds open. Those that are held are passed over,
-    /// in turns, so that they do not hide others.
-    fn reclaim_orphans(&self) -> Result<()> {
+    /// Orphans that nobody holds open; true until all have been looked at.
+    /// Those that are held are passed over, so that they do not hide others.
+    fn reclaim_orphans(&self) -> Result<bool> {
         let retention = self.settings.read().retention;
         let mut cursor = self.orphan_cursor.lock();
         let mut range = self.keys.all(Tag::Orphan);
@@ -91,20 +99,24 @@ impl Volume {
             range.from = after;
         }
         let found = self.with_view(|view| view.keys_of(&range, STEPS))?;
-        if found.len() == STEPS {
+        let mut more = found.len() == STEPS;
+        if more {
             cursor.clone_from(&found.last().map(|last| [last.as_slice(), &[0]].concat()));
         }
         drop(cursor);
         for ino in found.iter().filter_map(|key| u64_at(key, 0)).map(Ino) {
+            let mut gone = false;
             self.change_alone(&mut |edit| {
-                inodes::reclaim_step(edit, ino, retention, contents::STEP_EXTENTS)?;
+                gone = inodes::reclaim_step(edit, ino, retention, contents::STEP_EXTENTS)?;
                 Ok(())
             })?;
+            more |= !gone;
         }
-        Ok(())
+        Ok(more)
     }
 
-    fn finish_truncations(&self) -> Result<()> {
+    /// Truncations in steps; true when there is more.
+    fn finish_truncations(&self) -> Result<bool> {
         let retention = self.settings.read().retention;
         let found = self.with_view(|view| view.keys_of(&self.keys.all(Tag::Intent), STEPS))?;
         for ino in found.iter().filter_map(|key| u64_at(key, 0)).map(Ino) {
@@ -113,7 +125,7 @@ impl Volume {
                 Ok(())
             })?;
         }
-        Ok(())
+        Ok(!found.is_empty())
     }
 
     fn forget_tombstones(&self) -> Result<()> {
@@ -130,6 +142,9 @@ impl Volume {
 
     /// Objects that are due, for as long as a tick may take.
     fn delete_objects(&self) -> Result<()> {
+        if self.store_pause.lock().is_some_and(|until| !until.passed()) {
+            return Ok(());
+        }
         let until = BootTime::now().after(DELETE_FOR);
         while self.delete_some()? == OBJECTS && !until.passed() {}
         Ok(())
@@ -145,12 +160,13 @@ impl Volume {
             Ok(())
         })?;
         let mut gone = Vec::with_capacity(due.len());
-        let mut failed = None;
         for (key, object) in due {
-            match self.blocks.delete(object) {
-                Ok(()) => gone.push((key, object)),
-                Err(error) => failed = Some(error),
+            if let Err(error) = self.blocks.delete(object) {
+                tracing::warn!(%object, error = error.with_causes(), "an object was not deleted");
+                *self.store_pause.lock() = Some(BootTime::now().after(STORE_PAUSE));
+                break;
             }
+            gone.push((key, object));
         }
         self.change_alone(&mut |edit| {
             for (key, object) in &gone {
@@ -159,7 +175,7 @@ impl Volume {
             }
             Ok(())
         })?;
-        failed.map_or(Ok(gone.len()), Err)
+        Ok(gone.len())
     }
 
     /// What is due, with its key in the queue.

@@ -45,6 +45,13 @@ pub(super) struct Edit<'a> {
     pub(super) effects: Effects,
 }
 
+impl Mark {
+    /// Writes of the transaction before the mark.
+    pub(super) fn writes(self) -> usize {
+        self.savepoint.writes()
+    }
+}
+
 impl<'a> Edit<'a> {
     pub(super) fn new(txn: &'a mut dyn Txn, keys: &'a Keys) -> Edit<'a> {
         let nanos = i128::from(txn.commit_time());

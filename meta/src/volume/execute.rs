@@ -10,7 +10,7 @@ use flexfs_proto::v1::reply;
 
 use super::caller::Who;
 use super::context::Context;
-use super::edit::{Edit, Effects};
+use super::edit::Edit;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
 use super::session::Session;
@@ -22,6 +22,9 @@ use crate::engine::CommitVersion;
 
 /// How often an operation is tried again after work that had to come first.
 const RETRIES: usize = 8;
+
+/// Writes after which a frame goes on in another transaction: some MiB.
+const WRITES_MAX: usize = 16_384;
 
 /// What a session's operations have in common.
 struct Frame<'f> {
@@ -174,16 +177,17 @@ impl Volume {
         }
         let mut outcomes = Vec::with_capacity(ops.len());
         let mut step = None;
-        let mut effects = Effects::default();
         let abandoned = self.waiters.take_abandoned();
-        let result = self.engine.transact(&mut |txn| {
+        let result = self.transact(&writer, &mut |edit| {
             outcomes.clear();
             step = None;
-            let mut edit = Edit::new(txn, &self.keys);
-            Self::undo_abandoned(&mut edit, &abandoned)?;
+            Self::undo_abandoned(edit, &abandoned)?;
             for op in ops {
                 let mark = edit.mark();
-                match self.change(frame, &mut edit, op) {
+                if mark.writes() > WRITES_MAX {
+                    break;
+                }
+                match self.change(frame, edit, op) {
                     Ok(Outcome::After(work)) => {
                         edit.rollback(mark);
                         step = Some(work);
@@ -196,11 +200,10 @@ impl Volume {
                     }
                 }
             }
-            effects = std::mem::take(&mut edit.effects);
             Ok(())
         });
         match result {
-            Ok(version) => {
+            Ok((version, effects)) => {
                 for (op, outcome) in ops.iter().zip(outcomes) {
                     done.push(self.execution(frame, op.request_id, outcome, version));
                 }

@@ -11,6 +11,8 @@ pub(super) enum Tag {
     Superblock = 0x01,
     /// [`super::record::Counters`].
     Counters = 0x02,
+    /// The epoch: 8 bytes, read by every transaction.
+    Epoch = 0x03,
     /// ino | parent | cookie: back records.
     Back = b'B',
     /// parent | cookie.
@@ -108,6 +110,10 @@ impl Keys {
 
     pub(super) fn superblock(&self) -> Vec<u8> {
         self.key(Tag::Superblock, &[])
+    }
+
+    pub(super) fn epoch(&self) -> Vec<u8> {
+        self.key(Tag::Epoch, &[])
     }
 
     pub(super) fn counters(&self) -> Vec<u8> {

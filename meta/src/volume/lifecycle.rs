@@ -65,6 +65,7 @@ impl Volume {
             waiters: Arc::new(LockWaiters::default()),
             ended: Mutex::default(),
             orphan_cursor: Mutex::default(),
+            store_pause: Mutex::default(),
         };
         volume.recover_sessions()?;
         Ok(Arc::new(volume))
@@ -142,8 +143,7 @@ impl Volume {
         let writer = self.writer.lock();
         self.sessions.need_room()?;
         let mut made = None;
-        self.engine.transact(&mut |txn| {
-            let mut edit = Edit::new(txn, &self.keys);
+        self.transact(&writer, &mut |edit| {
             let path = self.resolve_scope(edit.view(), &new.scope)?;
             let root = path.last().copied().unwrap_or(self.identity.root);
             let row = SessionRow {
@@ -257,10 +257,13 @@ impl Volume {
     /// Locks of ended sessions go at once: others wait for them.
     fn release_now(&self, sessions: &[SessionId]) -> Result<()> {
         for session in sessions {
-            self.change_alone(&mut |edit| {
-                session_end::release_locks(edit, *session)?;
-                Ok(())
-            })?;
+            let held = self.keys.locks_of_session(*session);
+            if self.with_view(|view| view.any(&held))? {
+                self.change_alone(&mut |edit| {
+                    session_end::release_locks(edit, *session)?;
+                    Ok(())
+                })?;
+            }
         }
         Ok(())
     }

@@ -29,9 +29,6 @@ pub(super) struct Superblock {
     /// Random, new after a restore; part of handles.
     #[prost(fixed64, tag = "7")]
     pub(super) incarnation: u64,
-    /// Raised by whoever takes the volume into service.
-    #[prost(uint64, tag = "8")]
-    pub(super) epoch: u64,
     #[prost(uint64, tag = "9")]
     pub(super) root_ino: u64,
     /// 32 bytes: handles' MACs.
@@ -47,7 +44,7 @@ pub(super) struct Superblock {
 
 impl std::fmt::Debug for Superblock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Superblock").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Superblock").field("format", &self.format).finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,7 @@ use super::inode_number::InodeNumbers;
 use super::name_order::NameOrder;
 use super::random;
 use super::record::{Counters, Inode, Superblock, decode};
+use super::view::View;
 
 /// First field of every superblock ("flexfs" and a version of this layout).
 pub(super) const MAGIC: u64 = 0x666c_6578_6673_0001;
@@ -37,13 +38,28 @@ pub(super) struct Identity {
 /// `FORMAT_UNSUPPORTED`, `ENGINE_FAILED`.
 pub(super) fn take_into_service(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Identity> {
     let key = edit.keys().superblock();
-    let mut superblock = match edit.view().raw(&key)? {
+    let superblock = match edit.view().raw(&key)? {
         Some(bytes) => check(decode("superblock", &bytes)?, volume)?,
-        None => create(edit, volume)?,
+        None => {
+            let superblock = create(edit, volume)?;
+            edit.put(&key, &superblock);
+            superblock
+        }
     };
-    superblock.epoch += 1;
-    edit.put(&key, &superblock);
-    identity(&superblock)
+    let epoch = epoch(edit.view())? + 1;
+    edit.put_raw(&edit.keys().epoch(), &epoch.to_be_bytes());
+    identity(&superblock, epoch)
+}
+
+/// The epoch of whoever serves the volume; 0 before the first.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn epoch(view: View<'_>) -> Result<u64> {
+    let Some(bytes) = view.raw(&view.keys.epoch())? else { return Ok(0) };
+    <[u8; 8]>::try_from(&bytes[..])
+        .map(u64::from_be_bytes)
+        .map_err(|_| Error::new(Code::EngineFailed, "a damaged epoch record"))
 }
 
 fn check(superblock: Superblock, volume: VolumeId) -> Result<Superblock> {
@@ -91,7 +107,6 @@ fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
         incompat: 0,
         uuid: Bytes::copy_from_slice(volume.as_bytes()),
         incarnation: u64::from_be_bytes(random::fill()?),
-        epoch: 0,
         root_ino: root.0,
         handle_key: secret()?,
         number_key: Bytes::copy_from_slice(&number_key),
@@ -99,7 +114,7 @@ fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
     })
 }
 
-fn identity(superblock: &Superblock) -> Result<Identity> {
+fn identity(superblock: &Superblock, epoch: u64) -> Result<Identity> {
     let key = |bytes: &Bytes| {
         <[u8; 32]>::try_from(&bytes[..])
             .map(Zeroizing::new)
@@ -107,7 +122,7 @@ fn identity(superblock: &Superblock) -> Result<Identity> {
     };
     Ok(Identity {
         root: Ino(superblock.root_ino),
-        epoch: superblock.epoch,
+        epoch,
         handles: HandleKey::new(key(&superblock.handle_key)?, superblock.incarnation),
         numbers: InodeNumbers::new(&*key(&superblock.number_key)?),
         order: NameOrder::new(&*key(&superblock.order_key)?),

@@ -106,6 +106,22 @@ fn a_downgrade_and_a_close_let_others_in() {
 }
 
 #[test]
+fn a_grant_that_is_a_downgrade_lets_others_in_too() {
+    on_each_engine(|fixture| {
+        let clients: Vec<_> = (0..3).map(|_| fixture.client()).collect();
+        clients[0].create(&clients[0].root, "f").unwrap();
+        let handles: Vec<_> = clients.iter().map(|c| c.walk("f").unwrap().handle).collect();
+        clients[0].set_lock(&handles[0], lock(LockKind::Write, 1, 0, 9)).unwrap();
+        clients[1].set_lock(&handles[1], lock(LockKind::Write, 1, 10, 19)).unwrap();
+        let reader = waits(&clients[2], &handles[2], lock(LockKind::Read, 1, 0, 9));
+        let downgrade = waits(&clients[0], &handles[0], lock(LockKind::Read, 1, 0, 19));
+        clients[1].set_lock(&handles[1], lock(LockKind::Unlock, 1, 10, 19)).unwrap();
+        finish(downgrade).unwrap();
+        finish(reader).unwrap();
+    });
+}
+
+#[test]
 fn a_wait_that_closes_a_circle_is_refused() {
     on_each_engine(|fixture| {
         let (one, two) = (fixture.client(), fixture.client());

@@ -295,7 +295,7 @@ impl Pair {
                     _ => Ok(()),
                 };
                 let opened = self.client.open(&self.handles[target], 0);
-                assert_eq!(opened.as_ref().map(|_| ()), expected.as_ref().map(|()| ()));
+                assert_eq!(opened.as_ref().map(|_| ()).map_err(|code| *code), expected);
                 if let Ok(opened) = opened {
                     self.model.nodes[target].opens += 1;
                     self.opens.push((target, opened.open_id));

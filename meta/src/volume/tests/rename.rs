@@ -28,13 +28,12 @@ fn put(client: &Client, dir: &[u8], name: &str, kind: &str) {
 }
 
 fn clear(client: &Client, dir: &[u8], name: &str) {
-    if let Ok(entry) = client.lookup(dir, name) {
-        if client.unlink(dir, name) == Err(Code::FsIsDirectory) {
-            if client.lookup(&entry.handle, "inner").is_ok() {
-                client.unlink(&entry.handle, "inner").unwrap();
-            }
-            client.rmdir(dir, name).unwrap();
+    let Ok(entry) = client.lookup(dir, name) else { return };
+    if client.unlink(dir, name) == Err(Code::FsIsDirectory) {
+        if client.lookup(&entry.handle, "inner").is_ok() {
+            client.unlink(&entry.handle, "inner").unwrap();
         }
+        client.rmdir(dir, name).unwrap();
     }
 }
 

@@ -395,3 +395,20 @@ fn every_opening_raises_the_epoch() {
         assert_eq!(again.volume.identity.root, fixture.volume.identity.root);
     });
 }
+
+#[test]
+fn a_server_whose_volume_was_taken_over_changes_nothing() {
+    on_each_engine(|fixture| {
+        let client = fixture.client();
+        let again = fixture.reopen();
+        let head = fixture.engine.head();
+        assert_eq!(client.create(&client.root, "f").unwrap_err(), Code::MetaMoved);
+        let new = new_session("/", v1::Flags::default());
+        let refused = fixture.volume.open_session(new).unwrap_err();
+        assert_eq!(refused.code(), Code::MetaMoved);
+        assert!(fixture.volume.cut(Which::All, Code::TokenRevoked).is_err());
+        assert_eq!(fixture.engine.head(), head);
+        let next = again.client();
+        assert_eq!(next.names(&next.root).unwrap(), Vec::<String>::new());
+    });
+}

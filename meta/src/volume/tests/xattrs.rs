@@ -11,7 +11,7 @@ fn set(client: &Client, handle: &[u8], name: &str, value: &[u8], flags: u32) -> 
     let op = v1::SetXattr {
         handle: handle.to_vec(),
         name: name.as_bytes().to_vec(),
-        value: value.to_vec().into(),
+        value: value.to_vec(),
         flags,
     };
     client.call(Body::SetXattr(op)).map(|_| ())
