@@ -111,7 +111,6 @@ pub fn errno(code: Code) -> i32 {
         | C::DaemonFailed
         | C::AddressInUse
         | C::MountInvalid
-        | C::NotEnded
         | C::MountNotFound => libc::EIO,
     }
 }
