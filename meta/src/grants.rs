@@ -280,14 +280,22 @@ impl Grants {
         Ok(())
     }
 
-    /// Notes, on stable storage and for ever, that a token is revoked. Blocks.
+    /// Notes for ever that a token is revoked; [`Grants::sync`] puts it on
+    /// stable storage. Blocks.
     ///
     /// # Errors
     /// `ENGINE_FAILED`.
     pub fn note_revoked(&self, token: TokenId, revision: u64) -> Result<()> {
         let key = [REVOKED_PREFIX, token.as_bytes()].concat();
-        let version = self.write(&mut |txn| txn.put(&key, &revision.to_be_bytes()))?;
-        self.engine.sync(version)
+        self.write(&mut |txn| txn.put(&key, &revision.to_be_bytes())).map(|_| ())
+    }
+
+    /// Puts everything noted so far on stable storage. Blocks.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn sync(&self) -> Result<()> {
+        self.engine.sync(self.engine.head())
     }
 
     /// Was it ever noted as revoked? Blocks.

@@ -25,12 +25,15 @@ pub async fn rows(
     cut: &mut Vec<Arc<SessionEntry>>,
 ) -> Result<()> {
     let mut check = HashSet::new();
-    let mut list = false;
+    let (mut list, mut revoked) = (false, false);
     for row in rows {
         let row = Row::parse(row)?;
         tracing::debug!(revision = row.revision, kind = ?row.kind, "feed row");
         match row.kind {
-            FeedKind::TokenRevoked => cut.extend(block(|| token_revoked(service, &row))?),
+            FeedKind::TokenRevoked => {
+                cut.extend(block(|| token_revoked(service, &row))?);
+                revoked = true;
+            }
             FeedKind::TokenChanged => {
                 if let Some(token) = row.token {
                     service.changes.note_token(token, row.revision);
@@ -68,7 +71,8 @@ pub async fn rows(
     if !check.is_empty() {
         check_tokens(service, |token| check.contains(&token), cut).await?;
     }
-    Ok(())
+    // Before it is acknowledged: a revocation holds over a loss of power too.
+    if revoked { block(|| service.grants.sync()) } else { Ok(()) }
 }
 
 /// Everything anew: the volumes, and every token that matters here. Sessions
@@ -80,7 +84,8 @@ pub async fn resynchronise(service: &Arc<Service>, cut: &mut Vec<Arc<SessionEntr
     service.changes.resynchronise();
     list_volumes(service).await?;
     service.feed.set_started();
-    check_tokens(service, |_| true, cut).await
+    check_tokens(service, |_| true, cut).await?;
+    block(|| service.grants.sync())
 }
 
 async fn list_volumes(service: &Arc<Service>) -> Result<()> {

@@ -12,6 +12,7 @@ use super::acks::{Acks, Applied};
 use super::{apply, register};
 use crate::identity::DataDir;
 use crate::service::Service;
+use crate::service::feed_status::FeedState;
 
 /// First and longest wait before the feed is connected again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -53,10 +54,16 @@ pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Pos
             () = service.stop.cancelled() => return,
             outcome = follow_once(&service, &data, &mut known, &mut wait) => outcome,
         };
+        let was_live = service.feed.state() == FeedState::Live;
         service.feed.set_silent();
         if let Err(error) = outcome {
             service.note_failure(&error);
-            tracing::warn!(error = %error.with_causes(), "the feed of admin is away");
+            // Once per outage: it may last for hours.
+            if was_live {
+                tracing::warn!(error = %error.with_causes(), "the feed of admin is away");
+            } else {
+                tracing::debug!(error = %error.with_causes(), "the feed of admin is still away");
+            }
         }
         // Jitter: several servers must not come back in step.
         let jitter = f64::from(rand_u16()) / f64::from(u16::MAX);
@@ -179,6 +186,9 @@ async fn apply_event(
             position.revision = revision;
             acks.push(Applied { revision, cut }).await;
         }
+    }
+    if service.feed.state() != FeedState::Live {
+        tracing::info!(revision = position.revision, "the feed of admin is live");
     }
     service.feed.set_live(position.revision);
     service.note_contact();

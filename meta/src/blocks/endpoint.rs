@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,6 +22,9 @@ use http_body_util::BodyExt;
 
 use super::directory::{DirectoryStore, NewObject};
 use super::signed::{Claims, Method, Signer, now_millis};
+
+/// An upload that brings nothing for this long is given up.
+const STALL: Duration = Duration::from_secs(30);
 
 /// Who may transfer now.
 pub trait Transfers: Send + Sync + 'static {
@@ -227,7 +231,11 @@ async fn try_write<T: Transfers>(
     let mut object =
         blocking(move || store.create(claims.volume, claims.object, claims.limit)).await?;
     let mut buffer = BytesMut::with_capacity(limits::BLOCK_RECHECK_LEN);
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::time::timeout(STALL, body.frame())
+            .await
+            .map_err(|_| Error::new(Code::DeadlineExceeded, "the upload stalled"))?;
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| {
             Error::new(Code::BlockUnavailable, "the upload ended early").caused_by(e)
         })?;

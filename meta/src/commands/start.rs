@@ -42,6 +42,8 @@ pub fn start(arguments: &Start) -> Result<()> {
         return Ok(());
     }
     daemon::detach();
+    // Whatever the engine makes is this user's alone (docs/cli.md).
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     telemetry::init(arguments.verbose);
     let run = RunFile::acquire(&places.run())?;
     super::run_async(serve(settings, run))
@@ -136,13 +138,13 @@ async fn introduce(
         }
         Ok(())
     })?;
-    service.review_grace();
     let (chain, known) = match feed::synchronise(service, data).await {
         Ok((reply, position, acks)) => (reply.certificate_chain, Some((position, acks))),
         Err(error) if may_go_on(&error) => {
             let Some(cached) = block(|| data.cached_certificate())? else { return Err(error) };
             tracing::warn!(error = %error.with_causes(), "admin is away: going on without it");
             service.note_failure(&error);
+            service.review_grace();
             service.feed.set_started();
             (cached.chain, None)
         }

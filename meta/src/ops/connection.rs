@@ -191,7 +191,7 @@ impl Connection<'_> {
         entry.mark_renewed();
         let ack = v1::HeartbeatAck {
             number,
-            lease_millis: lease_millis(self.service),
+            lease_millis: lease_millis(),
             now: Some(wire::timestamp_to_wire(clock::wall_now())),
         };
         self.send(v1::ServerFrame { heartbeat_ack: Some(ack), ..v1::ServerFrame::default() }).await

@@ -59,7 +59,7 @@ pub async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     if !proof_is_right(&key, id, &nonce, exporter, &resume.proof) {
         return Err(Error::bare(Code::SessionProof));
     }
-    let (attached, resumed) = block(|| attach(service, entry))?;
+    let (attached, resumed) = block(|| attach(entry))?;
     let frame = v1::ServerFrame { resumed: Some(resumed), ..v1::ServerFrame::default() };
     if let Err(error) = send_one(write, &frame).await {
         attached.entry.disconnect(&attached.link);
@@ -68,7 +68,7 @@ pub async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     Ok(attached)
 }
 
-fn attach(service: &Service, entry: Arc<SessionEntry>) -> Result<(Attached, v1::Resumed)> {
+fn attach(entry: Arc<SessionEntry>) -> Result<(Attached, v1::Resumed)> {
     let attachment = entry.volume.attach(entry.id)?;
     let link = entry.connect(attachment.generation)?;
     // A cut looks for the connection after it has ended the session: so
@@ -80,20 +80,19 @@ fn attach(service: &Service, entry: Arc<SessionEntry>) -> Result<(Attached, v1::
     entry.mark_renewed();
     let resumed = v1::Resumed {
         generation: attachment.generation,
-        lease_millis: lease_millis(service),
+        lease_millis: lease_millis(),
         slot_sequences: attachment.slot_sequences,
         now: Some(wire::timestamp_to_wire(clock::wall_now())),
     };
     Ok((Attached { entry, link }, resumed))
 }
 
-/// The lease that may be given now: none while admin is away beyond the
-/// grace, so that clients answer nothing from their caches.
+/// The lease in milliseconds. It is given also while admin is away beyond the
+/// grace: a client keeps nothing without asking, so it learns at every
+/// operation that its token has to be confirmed; without a lease it would
+/// wait for us instead, as if we were gone.
 #[must_use]
-pub fn lease_millis(service: &Service) -> u32 {
-    if service.feed.is_suspended() {
-        return 0;
-    }
+pub fn lease_millis() -> u32 {
     u32::try_from(limits::LEASE.as_millis()).unwrap_or(0)
 }
 

@@ -171,7 +171,8 @@ fn kept_verdict(service: &Service, caller: &Caller) -> Result<Option<Arc<Verdict
     if !service.grants.may_open(&now) {
         return Ok(None);
     }
-    let point = FeedPoint { epoch: service.changes.epoch(), revision: u64::MAX };
+    // A row that is being applied now is later than this.
+    let point = FeedPoint { epoch: service.changes.epoch(), revision: service.feed.revision() };
     let kept = service.grants.find(&caller.token, caller.peer.ip(), &now, point)?;
     Ok(kept.filter(|verdict| names(service, verdict, &caller.request.volume)).map(Arc::new))
 }
@@ -379,6 +380,9 @@ fn reply(
         server_id: service.server_id.to_string(),
     }
 }
+
+#[cfg(test)]
+mod away_tests;
 
 #[cfg(test)]
 mod tests {
