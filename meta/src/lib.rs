@@ -5,6 +5,15 @@
 //! mounts, [`rpc`] the control calls, [`blocks`] the block store, and
 //! [`authority`] what admin says.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::too_many_lines,
+        clippy::type_complexity,
+        reason = "a test tells its whole story in one place; tables of cases are long and flat"
+    )
+)]
+
 pub mod authority;
 pub mod blocks;
 pub mod cli;

@@ -367,7 +367,7 @@ async fn lists_go_page_by_page(db: TestDatabase) {
         let mut record = token(&one, of_volume(&mine));
         // Equal times: the id decides.
         record.created_at = at;
-        record.expires_at = (n % 2 == 0).then(|| Timestamp::UNIX_EPOCH);
+        record.expires_at = (n % 2 == 0).then_some(Timestamp::UNIX_EPOCH);
         tokens::insert(tx.sql(), &record).await.unwrap();
         tokens::insert(tx.sql(), &token(&two, of_volume(&theirs))).await.unwrap();
     }
@@ -429,7 +429,7 @@ async fn prefixes_and_names_stay_in_the_account(db: TestDatabase) {
     let named = volumes::by_name(sql, one.id, "same").await.unwrap();
     assert_eq!(named.as_ref(), Some(&mine));
     // Everything, but of one account.
-    assert_eq!(volumes::by_prefix(sql, &visible, "0", "~").await.unwrap(), [mine.clone()]);
+    assert_eq!(volumes::by_prefix(sql, &visible, "0", "~").await.unwrap(), std::slice::from_ref(&mine));
     let limited = Visible { volumes: vec![theirs.id], ..visible.clone() };
     assert!(volumes::by_prefix(sql, &limited, "0", "~").await.unwrap().is_empty());
     let maker = Visible { created_by: Some(theirs.created_by), ..visible.clone() };

@@ -106,7 +106,7 @@ async fn a_limited_token_sees_its_volumes_alone() {
     owner.create_account_token(request).await.unwrap();
     let mut limited = admin.client(&token);
     let listed = limited.list_volumes(v1::ListRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.items, [mine.clone()]);
+    assert_eq!(listed.items, std::slice::from_ref(&mine));
     for text in ["other", &other.id, &other.id[..8]] {
         assert_eq!(code(limited.get_volume(by_id(text)).await), Code::VolumeNotFound, "{text}");
     }
