@@ -19,6 +19,7 @@ use crate::session::MetaSession;
 mod background;
 mod blocks;
 mod budget;
+mod commit;
 mod dirty;
 mod extents;
 mod failures;

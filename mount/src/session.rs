@@ -162,6 +162,12 @@ impl MetaSession {
         self.shared.check()
     }
 
+    /// The error of all calls, once the session has ended for good.
+    #[must_use]
+    pub fn end_error(&self) -> Option<Error> {
+        self.shared.ended().map(|error| clone_error(error))
+    }
+
     /// Waits until [`MetaSession::check`] succeeds.
     ///
     /// # Errors

@@ -48,11 +48,10 @@ impl FileData {
         }
         self.prefetch(&reading.advice, offset + u64::from(len));
         // A cut during the read: nothing is answered any more.
-        self.core.session.check().or_else(|error| match error.kind() {
-            flexfs_common::Kind::Unavailable => Ok(()),
-            _ => Err(error),
-        })?;
-        Ok(reading.out.freeze())
+        match self.core.session.end_error() {
+            Some(error) => Err(error),
+            None => Ok(reading.out.freeze()),
+        }
     }
 
     /// The range, when all of it is written here and not committed.
