@@ -33,7 +33,12 @@ pub(super) struct Base {
 }
 
 impl FileData {
-    pub(super) async fn commit_inline(&self, base: &Base, contents: Vec<u8>, sync: bool) -> Result<()> {
+    pub(super) async fn commit_inline(
+        &self,
+        base: &Base,
+        contents: Vec<u8>,
+        sync: bool,
+    ) -> Result<()> {
         let size = u64::try_from(contents.len()).unwrap_or(u64::MAX);
         let contents = Bytes::from(contents);
         let commit = v1::CommitData {

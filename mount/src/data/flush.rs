@@ -37,7 +37,6 @@ enum Plan {
     Extents(Vec<Segment>),
 }
 
-
 impl FileData {
     /// Uploads and commits what is dirty; with `sync` until it survives power
     /// loss. Reports each failure once per open that has not seen it.
