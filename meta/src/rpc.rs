@@ -2,4 +2,5 @@
 
 pub mod control;
 pub mod open;
+pub mod validate;
 pub mod verdict;

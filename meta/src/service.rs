@@ -19,7 +19,7 @@ use crate::blocks::signed::Signer;
 use crate::engine::Engine;
 use crate::grants::Grants;
 use crate::grants::stamp::Stamp;
-use crate::rpc::open::Flights;
+use crate::rpc::validate::Flights;
 use crate::rpc::verdict::Verdicts;
 use crate::volume::{SessionKey, Which};
 

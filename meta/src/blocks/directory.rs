@@ -235,13 +235,13 @@ fn unavailable(object: ObjectId, e: io::Error) -> Error {
 /// rename(2) that never replaces, or link + unlink where the file system has
 /// no RENAME_NOREPLACE.
 fn place(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
+        // EINVAL of the file system, ENOSYS of the kernel.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
             fs::hard_link(from, to)?;
             fs::remove_file(from)
         }
-        Err(e) => Err(e.into()),
+        other => other,
     }
 }
 

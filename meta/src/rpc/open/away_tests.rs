@@ -1,6 +1,7 @@
 //! Control calls over the real port, while admin is away.
 
 use flexfs_auth::bearer::BearerInterceptor;
+use flexfs_auth::token::Token;
 use flexfs_common::ids::SecretId;
 use flexfs_common::name::SubtreePath;
 use flexfs_common::status;
@@ -8,7 +9,8 @@ use flexfs_proto::v1::meta_control_service_client::MetaControlServiceClient;
 use flexfs_proto::v1::meta_service_client::MetaServiceClient;
 
 use super::*;
-use crate::service::changes::Subject;
+use crate::grants::stamp::Stamp;
+use crate::service::changes::{FeedPoint, Subject};
 use crate::testbench::{Bench, Client, error_code, get_attr};
 
 fn request(volume: &str) -> v1::OpenSessionRequest {
