@@ -11,6 +11,7 @@ use flexfs_proto::v1::reply;
 use super::caller::Who;
 use super::context::Context;
 use super::edit::Edit;
+use super::lock_wait::Ticket;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
 use super::session::Session;
@@ -46,8 +47,22 @@ fn error_reply(request_id: u64, error: &Error) -> v1::Reply {
     reply(request_id, reply::Result::Error(wire::error_to_detail(error)))
 }
 
+fn refuse(op: &v1::Op, error: &Error) -> Execution {
+    Execution::Done(error_reply(op.request_id, error))
+}
+
 fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Execution> {
-    ops.iter().map(|op| Execution::Done(error_reply(op.request_id, error))).collect()
+    ops.iter().map(|op| refuse(op, error)).collect()
+}
+
+/// A lock that is answered when it is there.
+fn waiting(request_id: u64, ticket: Ticket) -> Execution {
+    Execution::Pending(Box::pin(async move {
+        match ticket.wait().await {
+            Ok(()) => reply(request_id, reply::Result::Empty(v1::Empty {})),
+            Err(error) => error_reply(request_id, &error),
+        }
+    }))
 }
 
 impl Volume {
@@ -204,10 +219,26 @@ impl Volume {
         });
         match result {
             Ok((version, effects)) => {
-                for (op, outcome) in ops.iter().zip(outcomes) {
-                    done.push(self.execution(frame, op.request_id, outcome, version));
+                // Who waits is known before anything is handed on; the rest,
+                // signing above all, needs no lock.
+                let mut waits = Vec::new();
+                for (op, outcome) in ops.iter().zip(&outcomes) {
+                    if let Ok(Outcome::Wait(wanted)) = outcome {
+                        waits.push((op.request_id, self.waiters.wait(wanted.clone())));
+                    }
                 }
                 self.apply(effects, &writer);
+                drop(writer);
+                let mut waits = waits.into_iter();
+                for (op, outcome) in ops.iter().zip(outcomes) {
+                    done.push(match outcome {
+                        Ok(Outcome::Wait(_)) => match waits.next() {
+                            Some((id, ticket)) => waiting(id, ticket),
+                            None => refuse(op, &Error::bare(Code::Internal)),
+                        },
+                        outcome => self.execution(frame, op.request_id, outcome, version),
+                    });
+                }
                 step
             }
             Err(error) => {
@@ -275,16 +306,7 @@ impl Volume {
                     Err(error) => error_reply(request_id, &error),
                 })
             }
-            Ok(Outcome::Wait(wanted)) => {
-                let ticket = self.waiters.wait(wanted);
-                Execution::Pending(Box::pin(async move {
-                    match ticket.wait().await {
-                        Ok(()) => reply(request_id, reply::Result::Empty(v1::Empty {})),
-                        Err(error) => error_reply(request_id, &error),
-                    }
-                }))
-            }
-            Ok(Outcome::After(_)) => {
+            Ok(Outcome::Wait(_) | Outcome::After(_)) => {
                 Execution::Done(error_reply(request_id, &Error::bare(Code::Internal)))
             }
             Err(error) => Execution::Done(error_reply(request_id, &error)),

@@ -217,6 +217,37 @@ fn a_large_file_that_is_unlinked_goes_in_the_background() {
     assert_eq!(fixture.verify().inodes, 1);
 }
 
+#[test]
+fn a_frame_that_writes_much_is_several_transactions() {
+    let fixture = Fixture::new(Arc::new(MemoryEngine::new()));
+    let client = fixture.client();
+    let file = client.create(&client.root, "f").unwrap().handle;
+    let open_id = client.open(&file, 2).unwrap().open_id;
+    let objects = client.upload(40, 10_000).unwrap();
+    let commit = |(number, object): (usize, &ObjectId)| {
+        let extents: Vec<_> = (0..limits::EXTENTS_PER_COMMIT as u64)
+            .map(|i| v1::Extent {
+                object_offset: i * 10,
+                object_length: 10_000,
+                ..extent(*object, number as u64 * 20_000 + i * 10, 10)
+            })
+            .collect();
+        Body::CommitData(v1::CommitData {
+            handle: file.clone(),
+            open_id,
+            stored_lengths: vec![10_000; extents.len()],
+            extents,
+            ..Default::default()
+        })
+    };
+    let before = fixture.engine.head().0;
+    let answers = client.frame(objects.iter().enumerate().map(commit).collect());
+    assert_eq!(answers.len(), 40);
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(fixture.engine.head().0, before + 2);
+    assert_eq!(fixture.verify().extents, 40 * limits::EXTENTS_PER_COMMIT as u64);
+}
+
 /// A store that cannot delete.
 #[derive(Debug, Default)]
 struct Failing;

@@ -128,15 +128,37 @@ fn object_keys_are_for_one_session_one_commit_and_a_time() {
         let second_open = mine.open(&second, 2).unwrap().open_id;
         let shared = v1::CommitData { open_id: second_open, ..commit(object, &second, 100) };
         assert_eq!(mine.commit(shared).unwrap_err(), Code::BlockRefused);
+        let late = mine.upload(1, 100).unwrap()[0];
+        pass_deadline(fixture, late);
+        assert_eq!(mine.commit(commit(late, &file, 100)).unwrap_err(), Code::BlockRefused);
         let many = mine.upload(limits::MINT_MAX + 1, 100);
         assert_eq!(many.unwrap_err(), Code::FsInvalid);
         for _ in 0..limits::MINTED_PER_SESSION_MAX / limits::MINT_MAX as usize - 1 {
             mine.upload(limits::MINT_MAX, 100).unwrap();
         }
-        mine.upload(limits::MINT_MAX - 1, 100).unwrap();
+        mine.upload(limits::MINT_MAX - 2, 100).unwrap();
         assert_eq!(mine.upload(limits::MINT_MAX, 100).unwrap_err(), Code::RateLimited);
         fixture.verify();
     });
+}
+
+/// As though the key had been minted long ago.
+fn pass_deadline(fixture: &Fixture, object: flexfs_common::ids::ObjectId) {
+    use crate::volume::record::{Object, ObjectState};
+    fixture
+        .volume
+        .change_alone(&mut |edit| {
+            let Some(ObjectState::Minted(mut minted)) =
+                crate::volume::objects::state(edit, object)?
+            else {
+                panic!("it was minted")
+            };
+            minted.deadline = edit.now() - 1;
+            let key = edit.keys().object(object);
+            edit.put(&key, &Object { state: Some(ObjectState::Minted(minted)) });
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
