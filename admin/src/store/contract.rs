@@ -429,7 +429,10 @@ async fn prefixes_and_names_stay_in_the_account(db: TestDatabase) {
     let named = volumes::by_name(sql, one.id, "same").await.unwrap();
     assert_eq!(named.as_ref(), Some(&mine));
     // Everything, but of one account.
-    assert_eq!(volumes::by_prefix(sql, &visible, "0", "~").await.unwrap(), std::slice::from_ref(&mine));
+    assert_eq!(
+        volumes::by_prefix(sql, &visible, "0", "~").await.unwrap(),
+        std::slice::from_ref(&mine)
+    );
     let limited = Visible { volumes: vec![theirs.id], ..visible.clone() };
     assert!(volumes::by_prefix(sql, &limited, "0", "~").await.unwrap().is_empty());
     let maker = Visible { created_by: Some(theirs.created_by), ..visible.clone() };
