@@ -285,14 +285,18 @@ impl Live {
             // The kernel releases what was open before it lets go.
             let _ = tokio::time::timeout(DRAIN, gone).await;
         }
-        if !cut() {
+        if !cut() && outcome.is_ok() {
             // What came between the first flush and the unmounting.
-            outcome = outcome.and(flush(&fs).await);
-            fs.session().close().await;
+            outcome = flush(&fs).await;
+        }
+        // Nobody waits for servers that are away a second time; the session
+        // then ends by its own time.
+        if tokio::time::timeout(DRAIN, fs.session().close()).await.is_err() {
+            tracing::warn!("no goodbye: meta does not answer");
         }
         match &outcome {
             Ok(()) => tracing::info!("unmounted"),
-            Err(error) => tracing::error!("unmounted with losses: {}", error.with_causes()),
+            Err(error) => tracing::error!(code = %error.code(), "{}", error.with_causes()),
         }
         if let End::Asked(back) = end {
             let answer = match &outcome {
@@ -306,17 +310,18 @@ impl Live {
     }
 }
 
-/// A server that is away is no failure when there is nothing to write.
+/// Returns when everything is on the servers' stable storage.
 async fn flush(fs: &FileSystem) -> Result<()> {
-    let dirty = fs.data().usage().dirty_bytes > 0;
-    match fs.data().flush_all(true).await {
-        Err(error) if dirty => Err(error),
-        Err(error) => {
-            tracing::warn!("nothing was left to write: {}", error.with_causes());
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
+    fs.data().flush_all(true).await.map_err(|error| {
+        let dirty = fs.data().usage().dirty_bytes;
+        let lost = match dirty {
+            0 => "what was written last may not be on stable storage".to_owned(),
+            _ => format!("{dirty} bytes are lost"),
+        };
+        let away = fs.session().state() == SessionState::Reconnecting;
+        let code = if away { Code::MetaUnreachable } else { error.code() };
+        Error::new(code, format!("unmounted, but {lost}")).caused_by(error)
+    })
 }
 
 async fn blocking<T: Send + 'static>(

@@ -136,6 +136,8 @@ impl Shared {
             tracing::error!("a message of the kernel is not understood");
             return;
         };
+        let Header { opcode, unique, node, who } = header;
+        tracing::trace!(opcode, unique, node, pid = who.pid, "request");
         match self.parse(header, fields) {
             Ok(operation) => self.dispatch(header, operation),
             Err(Malformed) => {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -116,8 +117,12 @@ impl Mounted {
 /// # Errors
 /// `MOUNT_INVALID` when it cannot be taken away.
 pub fn detach_dead(dir: &Path) -> Result<bool> {
-    let Some(MountEntry { kind, .. }) = mount_table::mounted_at(dir)? else { return Ok(false) };
-    if kind != FS_TYPE || !matches!(rustix::fs::statfs(dir), Err(rustix::io::Errno::NOTCONN)) {
+    let ours = |entry: &MountEntry| entry.kind == FS_TYPE;
+    if !mount_table::mounted_at(dir)?.as_ref().is_some_and(ours) {
+        return Ok(false);
+    }
+    // The second in the moment in which the daemon dies.
+    if !matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN | Errno::CONNABORTED)) {
         return Ok(false);
     }
     detach(dir).map(|()| true)
