@@ -149,7 +149,6 @@ async fn mount(
         dir: arguments.dir.clone(),
         flags: in_force,
         owner_only: arguments.owner_only,
-        kernel_checks: fs.identities_are_true(),
     };
     let connection = ConnectionSettings {
         posix_acl: !in_force.no_acl && opened.features.iter().any(|feature| feature == "acl"),

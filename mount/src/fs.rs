@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
 
-use crate::caller::{CallerCache, Requester};
+use crate::caller::Requester;
 use crate::data::DataPlane;
 use crate::handle_table::HandleTable;
 use crate::inode_table::InodeTable;
@@ -49,7 +49,6 @@ pub struct FileSystem {
     data: Arc<DataPlane>,
     inodes: InodeTable,
     handles: HandleTable,
-    callers: CallerCache,
     locks: lock::LockTable,
     kernel: OnceLock<Arc<dyn KernelCaches>>,
 }
@@ -77,7 +76,6 @@ impl FileSystem {
             data,
             session,
             handles: HandleTable::default(),
-            callers: CallerCache::default(),
             locks: lock::LockTable::default(),
             kernel: OnceLock::new(),
         })
@@ -124,13 +122,11 @@ impl FileSystem {
         self.inodes.forget(ino, count);
     }
 
-    /// Does meta know the callers by the ids that the kernel knows? Not when
-    /// the token pins or squashes all of them: the kernel's own checks would
-    /// then refuse what meta permits.
-    #[must_use]
-    pub fn identities_are_true(&self) -> bool {
+    /// Is the caller root at meta too, whom no directory is closed to?
+    fn acts_as_root(&self, who: Requester) -> bool {
         let flags = self.session.opened().flags.unwrap_or_default();
-        !flags.all_squash && flags.uid.is_none() && flags.gid.is_none()
+        let squashed = flags.root_squash || flags.all_squash || flags.uid.is_some();
+        who.uid == 0 && !squashed
     }
 
     /// Must precede every answer: fails when the session was cut; waits when
@@ -145,28 +141,19 @@ impl FileSystem {
         }
     }
 
-    /// Asks meta. Groups of the caller may be a second old: a denial is asked
-    /// again with what they are now, if that differs.
+    /// Asks meta for what the caller's identity must permit.
     async fn call(
         &self,
         who: Requester,
         umask: u32,
         body: v1::op::Body,
     ) -> Result<v1::reply::Result> {
-        let caller = self.callers.caller(who, umask);
-        if who.uid == 0 {
-            return self.session.call(caller, body).await;
-        }
-        let outcome = self.session.call(caller.clone(), body.clone()).await;
-        match &outcome {
-            Err(e) if matches!(e.code(), Code::FsAccess | Code::FsNotPermitted) => {
-                match self.callers.refreshed(who, &caller) {
-                    Some(now) => self.session.call(now, body).await,
-                    None => outcome,
-                }
-            }
-            _ => outcome,
-        }
+        self.session.call(who.caller(umask), body).await
+    }
+
+    /// Asks meta for what everybody or an open permits.
+    async fn call_open(&self, who: Requester, body: v1::op::Body) -> Result<v1::reply::Result> {
+        self.session.call(who.without_groups(), body).await
     }
 
     fn ttl(&self, attr: &v1::Attr, sent: Instant) -> Duration {

@@ -51,7 +51,7 @@ impl FileSystem {
         };
         let sent = Instant::now();
         let body = Body::GetAttr(v1::GetAttr { handle: handle.to_vec() });
-        let attr = reply::attr(self.call(who, 0, body).await?)?;
+        let attr = reply::attr(self.call_open(who, body).await?)?;
         let told = self.told(&handle, attr, sent);
         self.inodes.set_mode(ino, told.attr.mode);
         Ok(told)
@@ -101,8 +101,7 @@ impl FileSystem {
             None => self.inodes.handle(ino)?,
         };
         let open_id = file.as_ref().map_or(0, |file| file.open_id);
-        // Groups decide here without a denial (setgid bits), so they are read now.
-        let caller = self.callers.exact(who, 0);
+        let caller = who.caller(0);
         let data = self.data.get(self.inodes.meta_ino(ino));
         if let Some(data) = &data {
             data.flush(&caller, open_id, false).await?;
@@ -129,7 +128,7 @@ impl FileSystem {
         Ok(told)
     }
 
-    /// access(2), for mounts without the kernel's own permission checks.
+    /// access(2), chdir(2).
     ///
     /// # Errors
     /// `FS_ACCESS`, and meta's.

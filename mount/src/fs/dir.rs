@@ -49,16 +49,15 @@ pub trait DirSink: Send {
 }
 
 impl FileSystem {
-    /// opendir(3). Whether the directory may be read is checked here where
-    /// the kernel cannot know it, and by meta at each page.
+    /// opendir(3). May it be read? Asked here, because programs expect the
+    /// refusal here; meta asks itself again at each page.
     ///
     /// # Errors
     /// `FS_STALE`, `FS_ACCESS`, the cut's.
     pub async fn opendir(&self, who: Requester, ino: u64) -> Result<u64> {
         self.ready().await?;
         let handle = self.inodes.handle(ino)?;
-        let squashed = who.uid == 0 && self.session.opened().flags.is_some_and(|f| f.root_squash);
-        if squashed || !self.identities_are_true() {
+        if !self.acts_as_root(who) {
             self.access(who, ino, R_OK).await?;
         }
         let stream = tokio::sync::Mutex::default();

@@ -43,7 +43,7 @@ impl FileSystem {
             && let Some(data) = self.data.get(self.inodes.meta_ino(ino))
         {
             // What was written before the truncation must not arrive after it.
-            data.flush(&self.callers.caller(who, 0), 0, false).await?;
+            data.flush(&who.without_groups(), 0, false).await?;
         }
         let body = Body::Open(v1::Open { handle: handle.to_vec(), flags });
         let (open_id, attr) = reply::opened(self.call(who, 0, body).await?)?;
@@ -81,7 +81,7 @@ impl FileSystem {
     /// What this or an earlier background flush failed with.
     pub async fn flush(&self, who: Requester, fh: u64, lock_owner: u64) -> Result<()> {
         let file = self.handles.file(fh)?;
-        let caller = self.callers.caller(who, 0);
+        let caller = who.without_groups();
         let flushed = file.data.flush(&caller, file.open_id, false).await;
         if self.locks.take_posix(file.ino, lock_owner) {
             let release = v1::Release {
@@ -127,7 +127,7 @@ impl FileSystem {
     pub async fn fsync(&self, who: Requester, fh: u64) -> Result<()> {
         let file = self.handles.file(fh)?;
         self.ready().await?;
-        file.data.flush(&self.callers.caller(who, 0), file.open_id, true).await
+        file.data.flush(&who.without_groups(), file.open_id, true).await
     }
 
     /// fsync(2) of a directory: all operations answered so far are on stable
@@ -136,6 +136,6 @@ impl FileSystem {
     /// # Errors
     /// Meta's.
     pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
-        self.call(who, 0, Body::Sync(v1::Sync {})).await.map(reply::done)
+        self.call_open(who, Body::Sync(v1::Sync {})).await.map(reply::done)
     }
 }

@@ -57,7 +57,7 @@ impl FileSystem {
     pub async fn write(&self, who: Requester, request: WriteRequest) -> Result<u32> {
         self.ready().await?;
         let file = self.handles.file(request.fh)?;
-        let caller = self.callers.caller(who, 0);
+        let caller = who.without_groups();
         let append = request.flags & O_APPEND != 0 && !request.from_mapping;
         let expected_end = request.offset.saturating_add(request.data.len() as u64);
         let written =
@@ -95,7 +95,7 @@ impl FileSystem {
         length: u64,
     ) -> Result<()> {
         let file = self.handles.file(fh)?;
-        let caller = self.callers.caller(who, 0);
+        let caller = who.without_groups();
         file.data.flush(&caller, file.open_id, false).await?;
         let body = Body::Fallocate(v1::Fallocate {
             handle: file.handle.to_vec(),
@@ -104,11 +104,11 @@ impl FileSystem {
             offset,
             length,
         });
-        let attr = match self.call(who, 0, body).await? {
+        let attr = match self.call_open(who, body).await? {
             v1::reply::Result::Attr(attr) => attr,
             _ => {
                 let body = Body::GetAttr(v1::GetAttr { handle: file.handle.to_vec() });
-                reply::attr(self.call(who, 0, body).await?)?
+                reply::attr(self.call_open(who, body).await?)?
             }
         };
         file.data.truncated(&attr);
@@ -127,7 +127,7 @@ impl FileSystem {
         };
         self.ready().await?;
         let file = self.handles.file(fh)?;
-        file.data.seek(&self.callers.caller(who, 0), offset, hole).await
+        file.data.seek(&who.without_groups(), offset, hole).await
     }
 }
 

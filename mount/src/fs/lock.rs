@@ -79,7 +79,7 @@ impl FileSystem {
             handle: file.handle.to_vec(),
             lock: Some(request.state()),
         });
-        reply::lock(self.call(who, 0, body).await?)
+        reply::lock(self.call_open(who, body).await?)
     }
 
     /// F_SETLK, F_SETLKW, flock(2). With `wait` the future ends when the lock
@@ -109,7 +109,7 @@ impl FileSystem {
         });
         // Without a refusal meanwhile, what it became is not known: the owner
         // stays in the table, and the next close asks meta.
-        let outcome = self.call(who, 0, body).await;
+        let outcome = self.call_open(who, body).await;
         if outcome.is_ok() {
             guard.key = None;
         }

@@ -207,7 +207,7 @@ impl FileSystem {
     /// `FS_INVALID` when it is not a symbolic link, and meta's.
     pub async fn readlink(&self, who: Requester, ino: u64) -> Result<Bytes> {
         let handle = self.inodes.handle(ino)?.to_vec();
-        let got = self.call(who, 0, Body::ReadLink(v1::ReadLink { handle })).await?;
+        let got = self.call_open(who, Body::ReadLink(v1::ReadLink { handle })).await?;
         reply::bytes(got)
     }
 }

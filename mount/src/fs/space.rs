@@ -14,6 +14,6 @@ impl FileSystem {
     /// Meta's.
     pub async fn statfs(&self, who: Requester, ino: u64) -> Result<v1::StatFsResult> {
         let handle = self.inodes.handle(ino)?.to_vec();
-        reply::stat_fs(self.call(who, 0, Body::StatFs(v1::StatFs { handle })).await?)
+        reply::stat_fs(self.call_open(who, Body::StatFs(v1::StatFs { handle })).await?)
     }
 }

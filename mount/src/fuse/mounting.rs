@@ -1,4 +1,8 @@
 //! mount(2), umount2(2), and fusermount3 where the user may not.
+//!
+//! Without `default_permissions`: meta decides, by the identity it squashed
+//! or pinned, which the kernel does not know; and the kernel would ask for the
+//! attributes of every directory on every path, to check them a second time.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -34,8 +38,6 @@ pub struct MountSettings {
     pub flags: v1::Flags,
     /// Only the user who mounts may use it.
     pub owner_only: bool,
-    /// The kernel checks permissions too, by the ids it knows.
-    pub kernel_checks: bool,
 }
 
 /// A mounted file system. Not unmounted when dropped.
@@ -171,9 +173,8 @@ fn mount_directly(settings: &MountSettings) -> Result<OwnedFd> {
         .map_err(|e| failed(dir, "/dev/fuse cannot be opened (modprobe fuse?)").caused_by(e))?;
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     let allow_other = if settings.owner_only { "" } else { ",allow_other" };
-    let checks = if settings.kernel_checks { ",default_permissions" } else { "" };
     let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}{checks}{allow_other}",
+        "fd={},rootmode=40000,user_id={},group_id={}{allow_other}",
         device.as_raw_fd(),
         user.as_raw(),
         group.as_raw(),
@@ -229,7 +230,6 @@ fn helper_options(settings: &MountSettings) -> String {
     let flags = &settings.flags;
     let mut options = format!("fsname={},subtype=flexfs", settings.volume);
     let more = [
-        (settings.kernel_checks, "default_permissions"),
         (!settings.owner_only, "allow_other"),
         (flags.ro, "ro"),
         (flags.no_exec, "noexec"),
@@ -265,16 +265,8 @@ mod tests {
         let flags = v1::Flags { ro: true, no_dev: true, root_squash: true, ..Default::default() };
         assert_eq!(mount_flags(&flags), MountFlags::RDONLY | MountFlags::NODEV);
         assert_eq!(mount_flags(&v1::Flags::default()), MountFlags::empty());
-        let settings = MountSettings {
-            volume: "vol".into(),
-            dir: "/mnt".into(),
-            flags,
-            owner_only: false,
-            kernel_checks: true,
-        };
-        assert_eq!(
-            helper_options(&settings),
-            "fsname=vol,subtype=flexfs,default_permissions,allow_other,ro,nodev"
-        );
+        let settings =
+            MountSettings { volume: "vol".into(), dir: "/mnt".into(), flags, owner_only: false };
+        assert_eq!(helper_options(&settings), "fsname=vol,subtype=flexfs,allow_other,ro,nodev");
     }
 }
