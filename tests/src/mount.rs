@@ -119,7 +119,7 @@ impl Drop for Mount {
             return;
         }
         // In a failing test the mount may be broken: do not ask it.
-        if !std::thread::panicking() && self.try_stop().status.success() {
+        if !std::thread::panicking() && self.try_stop().succeeded() {
             return;
         }
         self.unmount_lazily();

@@ -59,7 +59,7 @@ impl Postgres {
         daemon.wait_ready("postgres", || {
             let mut ask = as_owner("pg_isready");
             ask.current_dir("/").args(["-h", "127.0.0.1", "-p", port]);
-            Run::of(&mut ask, Duration::from_secs(30)).status.success()
+            Run::of(&mut ask, Duration::from_secs(30)).succeeded()
         });
         let url = directory.path().join("url");
         fs::write(&url, format!("postgres://flexfs@{address}/postgres\n")).expect("the URL's file");

@@ -1,11 +1,13 @@
 //! Running programs with a limit, and daemons as children.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -52,8 +54,8 @@ pub fn repository() -> PathBuf {
 pub struct Run {
     /// The command line, for messages.
     pub line: String,
-    /// How it ended.
-    pub status: ExitStatus,
+    /// Its exit code; 128 + the signal when one ended it.
+    pub code: i32,
     /// What it printed.
     pub stdout: String,
     /// What it complained about.
@@ -78,25 +80,26 @@ impl Run {
     pub fn with_input(command: &mut Command, input: &[u8], limit: Duration) -> Run {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{line}: {e}"));
-        // A command that does not read its input closes the pipe.
-        let _ = child.stdin.take().expect("piped").write_all(input);
-        let stdout = drain(child.stdout.take().expect("piped"));
-        let stderr = drain(child.stderr.take().expect("piped"));
-        let status = wait_for(&line, limit, || child.try_wait().expect("our child"));
-        // A daemon that kept our pipes would hold us here: it must not.
-        wait_until(&format!("{line}: its pipes close"), Duration::from_secs(10), || {
-            stdout.is_finished() && stderr.is_finished()
-        });
-        let text = |thread: std::thread::JoinHandle<Vec<u8>>| {
-            String::from_utf8_lossy(&thread.join().expect("no panic")).into_owned()
+        let process = Process::start(command, input, None);
+        let begun = Instant::now();
+        let code = loop {
+            if let Some(code) = process.ended() {
+                break code;
+            }
+            if begun.elapsed() > limit {
+                let (stdout, stderr) = (process.text("out"), process.text("err"));
+                process.signal(Signal::KILL);
+                panic!("`{line}` hangs, not done within {limit:?}\n{stdout}{stderr}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
         };
-        Run { line, status, stdout: text(stdout), stderr: text(stderr) }
+        Run { line, code, stdout: process.text("out"), stderr: process.text("err") }
+    }
+
+    /// Did it end with 0?
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.code == 0
     }
 
     /// It ended with 0; its stdout.
@@ -106,10 +109,10 @@ impl Run {
     #[track_caller]
     pub fn ok(&self) -> &str {
         assert!(
-            self.status.success(),
-            "`{}`: {}\n{}{}",
+            self.succeeded(),
+            "`{}` ended with {}\n{}{}",
             self.line,
-            self.status,
+            self.code,
             self.stdout,
             self.stderr
         );
@@ -135,10 +138,10 @@ impl Run {
         let told = self.stderr.contains(&format!("error[{code}]"))
             || self.stderr.contains(&format!("\"code\":\"{code}\""));
         assert!(
-            self.status.code() == Some(exit) && told,
-            "`{}` should end with {exit} and {code}: {}\n{}{}",
+            self.code == exit && told,
+            "`{}` should end with {exit} and {code}, not with {}\n{}{}",
             self.line,
-            self.status,
+            self.code,
             self.stdout,
             self.stderr
         );
@@ -146,18 +149,10 @@ impl Run {
     }
 }
 
-fn drain(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
-        bytes
-    })
-}
-
-/// A daemon that runs as our child (`--foreground`), with its log in a file.
+/// A daemon (`--foreground`), with its log in a file.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
+    process: Process,
     log: PathBuf,
 }
 
@@ -168,21 +163,7 @@ impl Daemon {
     /// When it cannot start.
     #[must_use]
     pub fn start(command: &mut Command, log: &Path) -> Daemon {
-        let file = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        let copy: File = file.try_clone().expect("a second descriptor");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(copy)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Daemon { child, log: log.to_owned() }
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+        Daemon { process: Process::start(command, b"", Some(log)), log: log.to_owned() }
     }
 
     /// Waits until `ready`, and fails early when it ends instead.
@@ -191,49 +172,159 @@ impl Daemon {
     /// When it ends, or is not ready in time.
     pub fn wait_ready(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
         wait_until(&format!("{what} is ready"), Duration::from_secs(60), || {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                panic!("{what} ended: {status}\n{}", tail(&self.log));
+            if let Some(code) = self.process.ended() {
+                panic!("{what} ended with {code}\n{}", tail(&self.log));
             }
             ready()
         });
     }
 
-    /// kill -9, and the corpse is gone.
-    ///
-    /// # Panics
-    /// When it is not our child any more.
-    pub fn kill9(mut self) {
-        self.child.kill().expect("our child");
-        self.child.wait().expect("our child");
+    /// kill -9; returns when it is gone.
+    pub fn kill9(self) {
+        self.process.signal(Signal::KILL);
+        self.wait_end();
     }
 
     /// SIGTERM; it must end with 0 by itself.
     ///
     /// # Panics
     /// When it does not.
-    pub fn terminate(mut self) {
-        self.signal(Signal::TERM);
-        let status = wait_for("the daemon ends", Duration::from_secs(30), || {
-            self.child.try_wait().expect("our child")
-        });
-        assert!(status.success(), "after SIGTERM: {status}\n{}", tail(&self.log));
+    pub fn terminate(self) {
+        self.process.signal(Signal::TERM);
+        let code = self.wait_end();
+        assert_eq!(code, 0, "after SIGTERM\n{}", tail(&self.log));
+    }
+
+    fn wait_end(&self) -> i32 {
+        wait_for("the daemon ends", Duration::from_secs(30), || self.process.ended())
     }
 
     /// Sends a signal, such as STOP and CONT.
-    ///
-    /// # Panics
-    /// When it cannot be sent.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("our child");
+        self.process.signal(signal);
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::KILL);
+            self.wait_end();
+        }
     }
+}
+
+/// A program started by the [`launcher`].
+#[derive(Debug)]
+struct Process {
+    /// Its files in the launcher's directory: `pid`, `in`, `out`, `err`,
+    /// `code`.
+    files: PathBuf,
+}
+
+impl Process {
+    fn start(command: &Command, input: &[u8], log: Option<&Path>) -> Process {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let launcher = launcher();
+        let files = launcher.directory.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir(&files).expect("a directory");
+        fs::write(files.join("in"), input).expect("its input");
+        let mut line = format!("( cd {} && exec 9>&- && ", quote(files.as_os_str()));
+        let mut words = String::from("sh -c 'echo $$ >pid.new && mv pid.new pid");
+        if let Some(directory) = command.get_current_dir() {
+            // Quoted once more, because it stands in a quoted script.
+            let directory = quote(directory.as_os_str()).replace('\'', "'\\''");
+            words.push_str(&format!(" && cd {directory}"));
+        }
+        words.push_str(" && exec \"$@\"' sh");
+        for (name, value) in command.get_envs() {
+            let name = name.to_str().expect("a name in ASCII");
+            match value {
+                Some(value) => line.push_str(&format!("export {name}={} && ", quote(value))),
+                None => line.push_str(&format!("unset {name} && ")),
+            }
+        }
+        for word in std::iter::once(command.get_program()).chain(command.get_args()) {
+            words.push(' ');
+            words.push_str(&quote(word));
+        }
+        let (out, err) = match log {
+            Some(log) => (format!(">>{}", quote(log.as_os_str())), "2>&1".to_owned()),
+            None => (">out".to_owned(), "2>err".to_owned()),
+        };
+        line.push_str(&format!(
+            "{{ {words} <in {out} {err}; echo $? >code.new; mv code.new code; }} ) &\n"
+        ));
+        let mut pipe = launcher.pipe.lock().expect("no panic while sending");
+        pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).expect("the launcher lives");
+        drop(pipe);
+        let process = Process { files };
+        wait_until("the launcher starts a program", Duration::from_secs(60), || {
+            process.files.join("pid").exists() || process.ended().is_some()
+        });
+        process
+    }
+
+    /// Its exit code, once it has ended.
+    fn ended(&self) -> Option<i32> {
+        fs::read_to_string(self.files.join("code")).ok()?.trim().parse().ok()
+    }
+
+    fn text(&self, name: &str) -> String {
+        let bytes = fs::read(self.files.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.text("pid").trim().parse().ok().and_then(Pid::from_raw);
+        // It may have ended since we looked.
+        let _ = kill_process(pid.expect("the launcher told its pid"), signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Only tidiness: the launcher removes all of it at the end.
+        let _ = fs::remove_dir_all(&self.files);
+    }
+}
+
+/// A shell that starts every program for us. A child of this very process
+/// would have copies of our descriptors until it executes its program, and
+/// closing a file on a mount asks the mount: with files open on a mount whose
+/// server is dead, we could never start that server again.
+struct Launcher {
+    pipe: Mutex<ChildStdin>,
+    directory: PathBuf,
+    /// Ends when we do, because its pipe closes.
+    _shell: Child,
+}
+
+fn launcher() -> &'static Launcher {
+    static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
+    LAUNCHER.get_or_init(|| {
+        let directory = tempfile::Builder::new().prefix("flexfs-launcher-").tempdir();
+        let directory = directory.expect("a directory").keep();
+        // Nothing that it starts may hold the pipe's other end open: 9 is closed above.
+        let script = "exec 9<&0 </dev/null; while IFS= read -r line <&9; do eval \"$line\"; done; \
+                      rm -rf \"$1\"";
+        let mut shell = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let pipe = Mutex::new(shell.stdin.take().expect("piped"));
+        Launcher { pipe, directory, _shell: shell }
+    })
+}
+
+/// For a shell, as one word.
+fn quote(word: &OsStr) -> String {
+    let word = word.to_str().expect("words in UTF-8");
+    assert!(!word.contains('\n'), "a line break in {word:?}");
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// The end of a log.

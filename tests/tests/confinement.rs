@@ -114,12 +114,12 @@ fn a_token_of_a_sibling_with_a_common_prefix_is_no_key() {
     // A scope that is not there opens nothing.
     let none = cluster.volume_token("shared", &["--mountPath", "/team-c"]);
     let (init, creds) = cluster.init_mount("shared", &none);
-    let run = if init.status.success() {
+    let run = if init.succeeded() {
         cluster.start_mount("shared", &cluster.new_mount_point(), &creds, &[])
     } else {
         init
     };
-    assert!(!run.status.success() && run.stderr.contains("error["), "{run:?}");
+    assert!(!run.succeeded() && run.stderr.contains("error["), "{run:?}");
     // A link on the way is not followed.
     symlink("/team-b", stage.all.path("via")).unwrap();
     let via = cluster.volume_token("shared", &["--mountPath", "/via"]);

@@ -160,7 +160,7 @@ fn a_daemon_that_cannot_start_says_why() {
     home.sh("mkdir mnt; mount.flexfs start work mnt").fails(3, "CREDS_MISSING");
     let admin = free_address();
     let run = home.sh(&format!("admin.flexfs start --bindAddr {admin} --db sqlite:/proc/none/db"));
-    assert!(!run.status.success() && run.stderr.contains("error["), "{run:?}");
+    assert!(!run.succeeded() && run.stderr.contains("error["), "{run:?}");
     home.sh(&format!("admin.flexfs start --bindAddr {admin}")).ok();
     // Nothing of a failed start is left.
     assert_eq!(processes_of(&home.home()).len(), 1);
