@@ -12,6 +12,10 @@ use jiff::Timestamp;
 pub enum Who {
     /// A caller.
     Token(TokenId),
+    /// A caller that was refused: the id it showed, without proof.
+    Claimed(TokenId),
+    /// More callers than are listed.
+    Several,
     /// The first start.
     Bootstrap,
     /// `admin.flexfs recover`.
@@ -22,6 +26,8 @@ impl std::fmt::Display for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Who::Token(id) => id.fmt(f),
+            Who::Claimed(id) => write!(f, "claimed {id}"),
+            Who::Several => f.write_str("several"),
             Who::Bootstrap => f.write_str("bootstrap"),
             Who::Recover => f.write_str("recover"),
         }
@@ -41,9 +47,14 @@ pub struct Entry {
     pub target: String,
     /// The caller's address.
     pub source: Option<IpAddr>,
+    /// `ok`, or the code of the refusal.
+    pub outcome: &'static str,
     /// What else people need to know; no secret.
     pub detail: String,
 }
+
+/// The outcome of what was done.
+pub const OK: &str = "ok";
 
 /// A record as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

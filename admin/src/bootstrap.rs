@@ -15,7 +15,7 @@ use flexfs_proto::v1::FeedKind;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::audit::{Entry, Who};
+use crate::audit::{Entry, OK, Who};
 use crate::model::{Account, AccountState, Grant, TokenRecord};
 use crate::store::changes::Change;
 use crate::store::{Store, accounts, tokens};
@@ -171,6 +171,7 @@ fn entry(who: Who, account: AccountId, action: &'static str, target: TokenId) ->
         action,
         target: target.to_string(),
         source: None,
+        outcome: OK,
         detail: String::new(),
     }
 }

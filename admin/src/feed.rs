@@ -21,6 +21,9 @@ pub mod stream;
 
 /// Tokens whose cuts are remembered per server between two writes.
 const CUTS_MAX: usize = 10_000;
+/// Subscriptions of one server at once: one, and some that are not yet known
+/// to be broken.
+const CONNECTIONS_MAX: u32 = 8;
 /// How often a waiter looks at what other replicas wrote.
 const REPLICA_POLL: Duration = Duration::from_millis(50);
 
@@ -100,15 +103,19 @@ impl Registry {
         self.entry(server, |known| known.last_seen_at = server.last_seen_at);
     }
 
-    /// A server has subscribed.
+    /// A server has subscribed; `None` when it has too many subscriptions.
     #[must_use]
-    pub fn connect(self: &Arc<Self>, server: &MetaServer) -> Connection {
-        self.entry(server, |known| {
-            known.connections += 1;
-            known.last_seen_at = clock::wall_now();
-            known.dirty = true;
+    pub fn connect(self: &Arc<Self>, server: &MetaServer) -> Option<Connection> {
+        let admitted = self.entry(server, |known| {
+            let admitted = known.connections < CONNECTIONS_MAX;
+            if admitted {
+                known.connections += 1;
+                known.last_seen_at = clock::wall_now();
+                known.dirty = true;
+            }
+            admitted
         });
-        Connection { registry: Arc::clone(self), server: server.id }
+        admitted.then(|| Connection { registry: Arc::clone(self), server: server.id })
     }
 
     /// A server has applied everything up to a revision, and cut sessions.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use flexfs_common::{Code, Error, Result, status};
+use flexfs_common::{Code, Error, Kind, Result, status};
 use flexfs_proto::v1::admin_service_server::AdminServiceServer;
 use flexfs_proto::v1::authority_service_server::AuthorityServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -47,17 +47,31 @@ fn parts<T>(request: Request<T>) -> Result<(Caller, T)> {
 
 /// Runs a call to its end even when the client goes away in the middle, so
 /// that what was committed is also made known here.
-async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T, Status> {
-    let outcome =
-        tokio::spawn(work).await.unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e)));
-    outcome.map_err(|error| refused(&error))
+///
+/// What a caller was not allowed goes into the audit log.
+async fn whole<T, F>(
+    service: &Arc<Service>,
+    caller: Caller,
+    work: impl FnOnce(Arc<Service>, Caller) -> F,
+) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let (token, source) = (caller.token_id(), caller.source);
+    let outcome = tokio::spawn(work(Arc::clone(service), caller))
+        .await
+        .unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e)));
+    outcome.map_err(|error| {
+        if error.kind() == Kind::Denied {
+            service.verifier().note_refusal(source, token, error.code());
+        }
+        refused(&error)
+    })
 }
 
 /// The status of an error; what is our own fault is logged here, once.
 fn refused(error: &Error) -> Status {
-    use flexfs_common::Kind;
     match error.kind() {
         Kind::Internal | Kind::Corrupt | Kind::Unavailable => {
             tracing::error!(code = %error.code(), error = error.with_causes(), "a call failed");

@@ -11,7 +11,7 @@ use flexfs_auth::token::TokenKind;
 use flexfs_common::ids::{AccountId, TokenId};
 use flexfs_common::{Code, Error, Result};
 
-use crate::audit::{Entry, Who};
+use crate::audit::{Entry, OK, Who};
 use crate::ca::Ca;
 use crate::feed::Registry;
 use crate::model::Grant;
@@ -157,6 +157,7 @@ impl Caller {
             action,
             target: target.to_string(),
             source: self.source,
+            outcome: OK,
             detail: String::new(),
         }
     }

@@ -225,6 +225,21 @@ impl Tx {
         Ok(revision)
     }
 
+    /// Commits audit records of what was not done: they change nothing, so
+    /// nobody else hears of them.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn commit_refusals(mut self, entries: &[Entry]) -> Result<()> {
+        let now = flexfs_common::clock::wall_now();
+        let sql = self.inner.sql();
+        let revision = feed::head(sql).await?.revision;
+        for entry in entries {
+            audit::append(sql, now, revision, entry).await?;
+        }
+        self.inner.commit().await
+    }
+
     /// Commits bookkeeping that is neither audited nor told to anybody
     /// (last-used times, acknowledgements).
     ///

@@ -18,24 +18,26 @@ use std::sync::Arc;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
-use flexfs_common::ids::SecretId;
+use flexfs_common::ids::{SecretId, TokenId};
 use flexfs_common::name::StoreId;
-use flexfs_common::{Code, Error, Result, clock};
+use flexfs_common::{Code, Error, Kind, Result, clock};
 use jiff::Timestamp;
 
 use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
 use crate::store::tokens::{self, Standing};
-use crate::store::{Kind, Store};
+use crate::store::{self, Store};
 
 mod cache;
 mod failures;
 mod hashing;
+mod refused;
 mod used;
 
 pub use hashing::Hashing;
 
 use cache::{Cached, Caches};
 use failures::FailureLimiter;
+use refused::Refused;
 use used::Used;
 
 /// A token that was found good, and the secret that matched.
@@ -93,6 +95,7 @@ pub struct Verify {
     caches: Caches,
     failures: FailureLimiter,
     used: Used,
+    refused: Refused,
 }
 
 impl Verify {
@@ -106,6 +109,7 @@ impl Verify {
             caches: Caches::new()?,
             failures: FailureLimiter::new(),
             used: Used::default(),
+            refused: Refused::default(),
         })
     }
 
@@ -134,7 +138,7 @@ impl Verify {
     /// of [`refusal`]; `RATE_LIMITED` for a failure from a source that had too
     /// many, and when too many cold tokens wait; `DATABASE_FAILED`.
     pub async fn verify(&self, token: &Token, from: Option<IpAddr>) -> Result<Verified> {
-        self.verify_in(token, from, None).await
+        self.noted(token, from, None).await
     }
 
     /// Like [`Verify::verify`], but a token of another meta store than this
@@ -148,7 +152,36 @@ impl Verify {
         from: Option<IpAddr>,
         store: &StoreId,
     ) -> Result<Verified> {
-        self.verify_in(token, from, Some(store)).await
+        self.noted(token, from, Some(store)).await
+    }
+
+    /// Verifies, and takes note of a refusal for the audit log.
+    async fn noted(
+        &self,
+        token: &Token,
+        from: Option<IpAddr>,
+        store: Option<&StoreId>,
+    ) -> Result<Verified> {
+        let outcome = self.verify_in(token, from, store).await;
+        if let Err(error) = &outcome {
+            self.note_refusal(from, token.id(), error.code());
+        }
+        outcome
+    }
+
+    /// Takes note of a refusal for the audit log, unless it is our own fault.
+    pub fn note_refusal(&self, from: Option<IpAddr>, token: TokenId, code: Code) {
+        if matches!(code.kind(), Kind::Unauthenticated | Kind::Denied | Kind::Limited) {
+            self.refused.note(from, token, code);
+        }
+    }
+
+    /// Writes the refusals counted so far.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; the counts are lost.
+    pub async fn flush_refused(&self) -> Result<()> {
+        self.refused.flush(&self.store).await
     }
 
     async fn verify_in(
@@ -216,8 +249,8 @@ impl Verify {
     async fn cached(&self, token: &Token, key: &cache::Key) -> Result<Option<Verified>> {
         let Some(cached) = self.caches.get(key) else { return Ok(None) };
         let shared = match self.store.kind() {
-            Kind::Sqlite => false,
-            Kind::Postgres => true,
+            store::Kind::Sqlite => false,
+            store::Kind::Postgres => true,
         };
         if !shared && !cached.is_stale(self.store.applied()) {
             return Ok(Some(cached.verified));
@@ -258,7 +291,9 @@ impl Verify {
             return Err(Code::TokenUnknown.into());
         };
         let secret_id = secret.id;
-        if !self.hashing.matches(token, &secret.verifier).await? {
+        let account = standing.as_ref().map(|standing| standing.token.account_id);
+        let account = account.ok_or(Code::TokenUnknown)?;
+        if !self.hashing.matches(account, token, &secret.verifier).await? {
             // Tag and string are of one secret: one of them was altered.
             tracing::error!(token = %token.id(), "tag and argon2id string of a secret disagree");
             return Err(Code::TokenUnknown.into());
@@ -295,6 +330,8 @@ impl Verify {
         self.used.flush(&self.store).await
     }
 
+    /// How often [`Verify::flush_refused`] should run.
+    pub const REFUSED_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
     /// How often [`Verify::flush_used`] should run.
     pub const FLUSH_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 }

@@ -40,7 +40,8 @@ pub async fn follow(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Writes acknowledgements and last-used times now and then, and at the end.
+/// Writes acknowledgements, last-used times and refusals now and then, and at
+/// the end.
 pub async fn write_back(
     store: Store,
     registry: Arc<Registry>,
@@ -53,20 +54,22 @@ pub async fn write_back(
     };
     let mut acknowledgements = tokio::time::interval(every);
     let mut used = tokio::time::interval(Verify::FLUSH_EVERY);
+    let mut refused = tokio::time::interval(Verify::REFUSED_EVERY);
     loop {
-        let (flush_acknowledgements, flush_used) = tokio::select! {
-            () = stop.cancelled() => (true, true),
-            _ = acknowledgements.tick() => (true, false),
-            _ = used.tick() => (false, true),
-        };
-        if flush_acknowledgements && let Err(error) = registry.flush(&store).await {
-            tracing::warn!(error = error.with_causes(), "acknowledgements are not written");
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = acknowledgements.tick() => told("acknowledgements", registry.flush(&store).await),
+            _ = used.tick() => told("last-used times", verify.flush_used().await),
+            _ = refused.tick() => told("refusals", verify.flush_refused().await),
         }
-        if flush_used && let Err(error) = verify.flush_used().await {
-            tracing::warn!(error = error.with_causes(), "last-used times are not written");
-        }
-        if stop.is_cancelled() {
-            return;
-        }
+    }
+    told("acknowledgements", registry.flush(&store).await);
+    told("last-used times", verify.flush_used().await);
+    told("refusals", verify.flush_refused().await);
+}
+
+fn told(what: &str, written: flexfs_common::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(error = error.with_causes(), "{what} are not written");
     }
 }

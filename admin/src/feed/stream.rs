@@ -84,7 +84,10 @@ async fn run(
     // Subscribe to the bell before reading the head: nothing falls between.
     let mut bell = service.store().applied().bell();
     bell.mark_unchanged();
-    let connection = service.registry().connect(&server);
+    let connection = service
+        .registry()
+        .connect(&server)
+        .ok_or_else(|| Error::new(Code::RateLimited, "this server has too many subscriptions"))?;
     let head = feed::head(service.store().reader().as_mut()).await?;
     let mut subscription = Subscription {
         service,
@@ -111,8 +114,9 @@ async fn run(
                 if changed.is_err() {
                     return Ok(());
                 }
-                subscription.pump(false).await?;
-                heartbeat.reset();
+                if subscription.pump(false).await? {
+                    heartbeat.reset();
+                }
             }
             _ = heartbeat.tick() => {
                 // Time itself can end a token.
@@ -131,23 +135,30 @@ impl Subscription {
             && start.from_revision <= head.revision
             && start.from_revision >= head.floor;
         if continues {
-            return self.pump(true).await;
+            return self.pump(true).await.map(drop);
         }
         // 0 = from now, after a resynchronisation (or nothing known yet).
+        let from_now = start.feed_id == head.feed_id && start.from_revision == 0;
+        self.resynchronise(head, !from_now).await
+    }
+
+    /// Goes on from the head; `told` = the subscriber must drop what it knows.
+    async fn resynchronise(&mut self, head: &feed::Head, told: bool) -> Result<()> {
+        self.feed_id.clone_from(&head.feed_id);
         self.sent = head.revision;
         self.service.registry().resynchronised(&self.server, head.revision);
-        let first_time = start.feed_id == head.feed_id && start.from_revision == 0;
         self.send(v1::WatchEvent {
             rows: Vec::new(),
             covered_up_to: head.revision,
-            feed_id: self.feed_id.clone(),
-            resynchronise: !first_time,
+            feed_id: head.feed_id.clone(),
+            resynchronise: told,
         })
         .await
     }
 
-    /// Sends what is new; with `always` a mark even when nothing is.
-    async fn pump(&mut self, always: bool) -> Result<()> {
+    /// Sends what is new; with `always` a mark even when nothing is. Was
+    /// anything sent?
+    async fn pump(&mut self, always: bool) -> Result<bool> {
         let mut mark = always;
         loop {
             let service = Arc::clone(&self.service);
@@ -158,7 +169,7 @@ impl Subscription {
                 return Err(Error::new(Code::MetaMoved, "the feed begins anew"));
             }
             if head.revision == self.sent && !mark {
-                return Ok(());
+                return Ok(false);
             }
             let rows = feed::rows_for_store(reader.as_mut(), &self.store, self.sent, head.revision)
                 .await?;
@@ -181,7 +192,7 @@ impl Subscription {
                 self.check_token().await?;
             }
             if !more {
-                return Ok(());
+                return Ok(true);
             }
             mark = false;
         }

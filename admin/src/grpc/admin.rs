@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{convert, parts, refused, whole};
 use crate::model::{MetaStore, TokenRecord, Volume};
-use crate::service::Service;
 use crate::service::stores::ShownMetaStore;
 use crate::service::tokens::ShownToken;
+use crate::service::{Caller, Service};
 
 pub(super) struct Admin(pub(super) Arc<Service>);
 
@@ -19,8 +19,10 @@ pub(super) struct Admin(pub(super) Arc<Service>);
 macro_rules! call {
     ($self:ident, $request:ident, $function:ident, $encode:expr) => {{
         let (caller, message) = parts($request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&$self.0);
-        let done = whole(async move { service.$function(&caller, message).await }).await?;
+        let work = |service: Arc<Service>, caller: Caller| async move {
+            service.$function(&caller, message).await
+        };
+        let done = whole(&$self.0, caller, work).await?;
         Ok(Response::new($encode(done)))
     }};
 }
@@ -29,8 +31,9 @@ macro_rules! call {
 macro_rules! ask {
     ($self:ident, $request:ident, $function:ident, $encode:expr) => {{
         let (caller, _message) = parts($request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&$self.0);
-        let done = whole(async move { service.$function(&caller).await }).await?;
+        let work =
+            |service: Arc<Service>, caller: Caller| async move { service.$function(&caller).await };
+        let done = whole(&$self.0, caller, work).await?;
         Ok(Response::new($encode(done)))
     }};
 }

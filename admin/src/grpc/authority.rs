@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{convert, parts, refused, whole};
 use crate::feed::stream;
-use crate::service::Service;
+use crate::service::{Caller, Service};
 
 pub(super) struct Authority {
     pub(super) service: Arc<Service>,
@@ -28,8 +28,10 @@ impl AuthorityService for Authority {
         request: Request<v1::RegisterServerRequest>,
     ) -> Result<Response<v1::RegisterServerReply>, Status> {
         let (caller, message) = parts(request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&self.service);
-        let done = whole(async move { service.register_server(&caller, message).await }).await?;
+        let work = |service: Arc<Service>, caller: Caller| async move {
+            service.register_server(&caller, message).await
+        };
+        let done = whole(&self.service, caller, work).await?;
         Ok(Response::new(convert::registered(done)))
     }
 
@@ -38,8 +40,10 @@ impl AuthorityService for Authority {
         request: Request<v1::ListPlacedVolumesRequest>,
     ) -> Result<Response<v1::ListPlacedVolumesReply>, Status> {
         let (caller, _message) = parts(request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&self.service);
-        let (placed, revision) = whole(async move { service.list_placed(&caller).await }).await?;
+        let work = |service: Arc<Service>, caller: Caller| async move {
+            service.list_placed(&caller).await
+        };
+        let (placed, revision) = whole(&self.service, caller, work).await?;
         let volumes = placed.into_iter().map(convert::placed).collect();
         Ok(Response::new(v1::ListPlacedVolumesReply { volumes, revision }))
     }
@@ -49,9 +53,10 @@ impl AuthorityService for Authority {
         request: Request<v1::ValidateVolumeTokenRequest>,
     ) -> Result<Response<v1::ValidateVolumeTokenReply>, Status> {
         let (caller, message) = parts(request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&self.service);
-        let done =
-            whole(async move { service.validate_volume_token(&caller, message).await }).await?;
+        let work = |service: Arc<Service>, caller: Caller| async move {
+            service.validate_volume_token(&caller, message).await
+        };
+        let done = whole(&self.service, caller, work).await?;
         Ok(Response::new(convert::validated(done)))
     }
 
@@ -60,9 +65,10 @@ impl AuthorityService for Authority {
         request: Request<v1::CheckTokensRequest>,
     ) -> Result<Response<v1::CheckTokensReply>, Status> {
         let (caller, message) = parts(request).map_err(|e| refused(&e))?;
-        let service = Arc::clone(&self.service);
-        let (checked, revision) =
-            whole(async move { service.check_tokens(&caller, message).await }).await?;
+        let work = |service: Arc<Service>, caller: Caller| async move {
+            service.check_tokens(&caller, message).await
+        };
+        let (checked, revision) = whole(&self.service, caller, work).await?;
         let states = checked.into_iter().map(convert::checked).collect();
         Ok(Response::new(v1::CheckTokensReply { states, revision }))
     }

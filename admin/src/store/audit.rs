@@ -30,7 +30,7 @@ pub(super) async fn append(
         action: entry.action.to_owned(),
         target: entry.target.clone(),
         source: entry.source.map(|address| address.to_string()).unwrap_or_default(),
-        outcome: "ok".to_owned(),
+        outcome: entry.outcome.to_owned(),
         detail: entry.detail.clone(),
         revision,
     };

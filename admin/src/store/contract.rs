@@ -15,7 +15,7 @@ use super::changes::Change;
 use super::testing::TestDatabase;
 use super::volumes::Visible;
 use super::{Kind, Sql, Store, Tx, Value, accounts, audit, blocks, feed, metas, tokens, volumes};
-use crate::audit::{Entry, Who};
+use crate::audit::{Entry, OK, Who};
 use crate::model::{
     Account, AccountState, BlockStore, BlockStoreKind, Compression, Grant, MetaServer, MetaStore,
     Rights, StoreState, TokenRecord, Volume, VolumeState,
@@ -58,6 +58,7 @@ fn entry() -> Entry {
         action: "test",
         target: "x".into(),
         source: Some("192.0.2.1".parse().unwrap()),
+        outcome: OK,
         detail: String::new(),
     }
 }

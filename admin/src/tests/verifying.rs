@@ -8,7 +8,7 @@ use flexfs_common::{Code, limits};
 use flexfs_proto::v1;
 
 use super::harness::{CHEAP, Site, code, error, generate, make_volume, revoke};
-use crate::store::{Kind, Value, tokens};
+use crate::store::{Kind, Value, audit, tokens};
 use crate::verify::Verify;
 
 /// A token with the id of another and a secret of its own.
@@ -109,6 +109,7 @@ async fn state_is_told_after_the_secret_is_right_and_takes_effect_at_once() {
                 action: "test",
                 target: String::new(),
                 source: None,
+                outcome: crate::audit::OK,
                 detail: String::new(),
             };
             tx.commit(entry, &[change]).await.unwrap();
@@ -165,6 +166,52 @@ async fn a_revocation_that_races_a_verification_wins() {
         }
         assert_eq!(verify.verify(&token, None).await.unwrap_err().code(), Code::TokenRevoked);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_counted_in_the_audit_log() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let tenant = admin.account("a").await;
+    let viewer = admin.account_token(&tenant.id, "viewer").await;
+    let bad = generate(TokenKind::Account);
+    for _ in 0..3 {
+        assert!(admin.client(&bad).who_am_i(v1::WhoAmIRequest {}).await.is_err());
+    }
+    let denied = admin.client(&viewer).create_account(v1::CreateAccountRequest::default()).await;
+    assert_eq!(code(denied), Code::RoleForbidden);
+    let of = |id: flexfs_common::ids::TokenId| {
+        let admin = &admin;
+        async move {
+            admin.service.verifier().flush_refused().await.unwrap();
+            let records = audit::after(admin.store.reader().as_mut(), 0).await.unwrap();
+            assert_eq!(audit::first_break(&records), None);
+            let target = id.to_string();
+            let mut count = 0;
+            let mut outcome = String::new();
+            for stored in records.into_iter().filter(|s| s.record.action == "token.use") {
+                if stored.record.target == target {
+                    let times = stored.record.detail.split(' ').next().unwrap();
+                    count += times.parse::<u32>().unwrap();
+                    outcome = stored.record.outcome;
+                    assert_eq!(stored.record.source, "127.0.0.1");
+                }
+            }
+            (count, outcome)
+        }
+    };
+    assert_eq!(of(bad.id()).await, (3, "TOKEN_UNKNOWN".to_owned()));
+    assert_eq!(of(viewer.id()).await, (1, "ROLE_FORBIDDEN".to_owned()));
+    // A flood makes a hundred rows and one that counts the rest.
+    let before = audit::after(admin.store.reader().as_mut(), 0).await.unwrap().len();
+    for _ in 0..150 {
+        let id = flexfs_common::ids::TokenId::random();
+        admin.service.verifier().note_refusal(None, id, Code::TokenUnknown);
+    }
+    admin.service.verifier().flush_refused().await.unwrap();
+    let after = audit::after(admin.store.reader().as_mut(), 0).await.unwrap();
+    // Two batches at most: a tick of the server may have come in between.
+    assert!((101..=150).contains(&(after.len() - before)), "{}", after.len() - before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,15 +2,22 @@
 //! bounded line before it, and never the runtime's own unbounded pool (512
 //! threads of 19 MiB each are 9.5 GiB).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
+use flexfs_common::ids::AccountId;
 use flexfs_common::{Code, Error, Result};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// Who may wait for a core: at 50 ms each on two cores, some 3 s.
-const LINE_MAX: usize = 128;
+/// Who may wait for a core: at 50 ms each on two cores, some 25 s, which is
+/// as long as a call waits.
+const LINE_MAX: usize = 1024;
+/// How many of them may be of one account, so that a tenant whose tokens all
+/// come at once does not shut out the others.
+const LINE_OF_ACCOUNT_MAX: usize = LINE_MAX / 2;
 
 /// Runs argon2id.
 #[derive(Debug)]
@@ -18,6 +25,26 @@ pub struct Hashing {
     settings: Argon2Settings,
     cores: Arc<Semaphore>,
     line: Semaphore,
+    // How many of each account stand in the line or work.
+    accounts: Arc<Mutex<HashMap<AccountId, usize>>>,
+}
+
+/// A place of an account in the line.
+struct Place {
+    account: AccountId,
+    accounts: Arc<Mutex<HashMap<AccountId, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut accounts = self.accounts.lock();
+        if let Some(count) = accounts.get_mut(&self.account) {
+            *count -= 1;
+            if *count == 0 {
+                accounts.remove(&self.account);
+            }
+        }
+    }
 }
 
 impl Hashing {
@@ -29,6 +56,7 @@ impl Hashing {
             settings,
             cores: Arc::new(Semaphore::new(cores)),
             line: Semaphore::new(LINE_MAX + cores),
+            accounts: Arc::default(),
         }
     }
 
@@ -60,12 +88,46 @@ impl Hashing {
         self.run(move || Verifier::derive(&token, &pepper, settings)).await
     }
 
-    /// The slow step.
+    fn place(&self, account: AccountId) -> Result<Place> {
+        let mut accounts = self.accounts.lock();
+        let count = accounts.entry(account).or_default();
+        if *count >= LINE_OF_ACCOUNT_MAX {
+            return Err(Code::RateLimited.into());
+        }
+        *count += 1;
+        Ok(Place { account, accounts: Arc::clone(&self.accounts) })
+    }
+
+    /// The slow step, for a token of this account.
     ///
     /// # Errors
     /// `RATE_LIMITED` when the line is full, `INTERNAL`.
-    pub async fn matches(&self, token: &Token, verifier: &Verifier) -> Result<bool> {
+    pub async fn matches(
+        &self,
+        account: AccountId,
+        token: &Token,
+        verifier: &Verifier,
+    ) -> Result<bool> {
+        let _place = self.place(account)?;
         let (token, verifier) = (token.clone(), verifier.clone());
         self.run(move || verifier.phc_matches(&token)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_leaves_places_for_the_others() {
+        let hashing = Hashing::new(Argon2Settings::default());
+        let (greedy, other) = (AccountId::random(), AccountId::random());
+        let places: Vec<_> = (0..LINE_OF_ACCOUNT_MAX).map(|_| hashing.place(greedy)).collect();
+        assert!(places.iter().all(Result::is_ok));
+        assert_eq!(hashing.place(greedy).err().map(|e| e.code()), Some(Code::RateLimited));
+        assert!(hashing.place(other).is_ok());
+        drop(places);
+        assert!(hashing.place(greedy).is_ok());
+        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
     }
 }
