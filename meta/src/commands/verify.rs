@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use flexfs_common::daemon::RunInfo;
-use flexfs_common::ids::{ObjectId, SessionId};
 use flexfs_common::{Code, Error, Result, status};
 use flexfs_proto::v1;
 
 use super::local::Local;
+use crate::blocks::StoreAccess;
+use crate::blocks::signed::Signer;
 use crate::cli::Verify;
 use crate::engine::Engine;
 use crate::engine::fjall::FjallEngine;
@@ -15,7 +16,7 @@ use crate::identity::DataDir;
 use crate::output::{self, Format};
 use crate::rpc::control::verify_all;
 use crate::service::placed::{self, settings_of};
-use crate::volume::{BlockAccess, Volume};
+use crate::volume::Volume;
 
 /// Checks; prints what is found, and returns how many findings there are.
 ///
@@ -75,38 +76,19 @@ fn on_data(
         ));
     }
     let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(&data.engine())?);
+    // It signs nothing for anybody here; the store is asked which objects it has.
+    let signer = Arc::new(Signer::new(&*data.key("urlKey")?));
     let mut volumes = Vec::new();
     for placed in placed::kept(engine.as_ref())? {
         if volume_id.is_empty() || placed.id == volume_id {
             let settings = settings_of(&placed)?;
-            volumes.push(Volume::open(Arc::clone(&engine), settings, Arc::new(NoBlocks))?);
+            let spec = placed.block_store.unwrap_or_default();
+            let blocks = StoreAccess::new(settings.id, spec, Arc::clone(&signer));
+            volumes.push(Volume::open(Arc::clone(&engine), settings, blocks)?);
         }
     }
     if volumes.is_empty() && !volume_id.is_empty() {
         return Err(Error::bare(Code::VolumeNotFound));
     }
     verify_all(&volumes, report)
-}
-
-/// A check of the database asks nothing of the block store.
-#[derive(Debug)]
-struct NoBlocks;
-
-fn no_blocks<T>() -> Result<T> {
-    Err(Error::new(Code::BlockUnavailable, "no block store during a check"))
-}
-
-impl BlockAccess for NoBlocks {
-    fn sign_get(&self, _session: SessionId, _object: ObjectId) -> Result<String> {
-        no_blocks()
-    }
-    fn sign_put(&self, _session: SessionId, _object: ObjectId, _limit: u32) -> Result<String> {
-        no_blocks()
-    }
-    fn delete(&self, _object: ObjectId) -> Result<()> {
-        no_blocks()
-    }
-    fn stored_len(&self, _object: ObjectId) -> Result<Option<u64>> {
-        no_blocks()
-    }
 }
