@@ -34,7 +34,7 @@ async fn a_revocation_waits_for_every_server_and_names_laggards() {
         quick
     });
     // Long enough for the quick one on a busy machine.
-    let reply = system.revoke_token(waiting(token.id(), 3000)).await.unwrap().into_inner();
+    let reply = system.revoke_token(waiting(token.id(), 5000)).await.unwrap().into_inner();
     let _quick = answering.await.unwrap();
     assert_eq!(reply.metas.len(), 2);
     for answer in &reply.metas {
