@@ -24,10 +24,10 @@ pub(crate) enum After {
 }
 
 /// Runs the demo.
-pub(crate) fn run(after: After) -> Result {
+pub(crate) fn run(profile: bins::Profile, after: After) -> Result {
     setup::run(setup::Purpose::Demo)?;
-    eprintln!("building release binaries (some minutes the first time)");
-    let bins = bins::build(bins::Profile::Release)?;
+    eprintln!("building the programs (the first time takes some minutes)");
+    let bins = bins::build(profile)?;
     let begun = Instant::now();
     let directory = tempfile::Builder::new().prefix("flexfs-demo-").tempdir()?.keep();
     let guard = guard::Guard::spawn(&directory)?;

@@ -23,7 +23,8 @@ usage: cargo xtask <command>
   setup               install what tests and demo need (root on Debian or
                       Ubuntu), else name the command that does
   test [filter]       every test, unit to whole-system, on real mounts
-  demo [--keep]       the whole idea on real files with real processes
+  demo [--debug] [--keep]
+                      the whole idea on real files with real processes
   demo --stop DIR     end a demo that was kept
   tidy                house rules that the compiler does not check
   errors              write docs/errors.md from the list of error codes";
@@ -37,8 +38,10 @@ fn main() -> ExitCode {
         ["setup"] => setup::run(setup::Purpose::Test),
         ["test"] => test::run(None),
         ["test", filter] => test::run(Some(filter)),
-        ["demo"] => demo::run(demo::After::CleanUp),
-        ["demo", "--keep"] => demo::run(demo::After::Keep),
+        ["demo"] => demo::run(bins::Profile::Release, demo::After::CleanUp),
+        ["demo", "--debug"] => demo::run(bins::Profile::Debug, demo::After::CleanUp),
+        ["demo", "--keep"] => demo::run(bins::Profile::Release, demo::After::Keep),
+        ["demo", "--debug", "--keep"] => demo::run(bins::Profile::Debug, demo::After::Keep),
         ["demo", "--stop", directory] => demo::stop(directory.as_ref()),
         ["demo-guard", directory] => demo::guard(directory.as_ref()),
         ["tidy"] => tidy::run(),

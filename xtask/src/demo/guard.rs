@@ -59,12 +59,17 @@ pub(super) fn watch(directory: &Path) -> Result {
     if order == KEEP { Ok(()) } else { sweep(directory) }
 }
 
-/// Ends every process of the demo, mounts first so that they can flush,
-/// unmounts what is left, removes the directory.
+/// Ends every process of the demo, in the order in which they depend on each
+/// other so that mounts can flush; unmounts what is left; removes the
+/// directory.
 pub(super) fn sweep(directory: &Path) -> Result {
-    for program in ["mount.flexfs", "meta.flexfs", ""] {
-        end(directory, program);
-    }
+    let users = |command: &str| !command.contains("flexfs start ");
+    let mounts_of = |command: &str| command.contains("mount.flexfs start ");
+    let metas = |command: &str| command.contains("meta.flexfs start ");
+    end(directory, &users);
+    end(directory, &mounts_of);
+    end(directory, &metas);
+    end(directory, &|_| true);
     for mount in mounts(directory)? {
         // What a killed mount left; its outcome shows in the check at the end.
         let _ = Command::new("umount").arg("--lazy").arg(&mount).status();
@@ -77,17 +82,18 @@ pub(super) fn sweep(directory: &Path) -> Result {
     }
 }
 
-fn end(directory: &Path, program: &str) {
+/// SIGTERM, then SIGKILL, to those whose command line is `concerned`.
+fn end(directory: &Path, concerned: &dyn Fn(&str) -> bool) {
     for signal in [Signal::TERM, Signal::KILL] {
-        let of_program = || {
+        let left = || {
             let all = processes(directory);
-            all.into_iter().filter(|(_, command)| command.contains(program))
+            all.into_iter().filter(|(_, command)| concerned(command))
         };
-        for (pid, _) in of_program() {
+        for (pid, _) in left() {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
         }
-        if wait_until(END, || of_program().next().is_none()) {
+        if wait_until(END, || left().next().is_none()) {
             return;
         }
     }

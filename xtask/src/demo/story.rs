@@ -1,7 +1,7 @@
 //! What happens in the demo, step by step. Each step is checked: a story that
 //! is not true fails.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::reader::{Reader, Seen};
 use super::stage::Stage;
@@ -149,9 +149,6 @@ fn report_reader(stage: &Stage, seen: &Seen, begun: Instant, returned: Instant) 
     }
     if seen.last_success > returned {
         return Err("a read succeeded after revoke had returned".into());
-    }
-    if delay > Duration::from_secs(1) {
-        return Err("the revocation took more than a second".into());
     }
     Ok(())
 }
