@@ -182,9 +182,8 @@ impl Service {
     /// The session of this id and its key. Blocks.
     ///
     /// # Errors
-    /// The code the session was cut with; `BLOCK_UNAVAILABLE` never;
-    /// `META_UNREACHABLE` while a volume that may hold it is not in service;
-    /// else `SESSION_UNKNOWN`.
+    /// The code the session was cut with; `META_UNREACHABLE` while volumes
+    /// that may hold it are not yet in service; else `SESSION_UNKNOWN`.
     pub fn find_session(&self, id: SessionId) -> Result<(Arc<SessionEntry>, SessionKey)> {
         if let Some(entry) = self.sessions.get(id) {
             let key = entry.volume.session_key(id)?;

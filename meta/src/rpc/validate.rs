@@ -100,16 +100,15 @@ async fn fetch(service: &Arc<Service>, caller: &Caller, key: VerdictKey) -> Resu
         match running.get(&question) {
             Some(flight) => flight.clone(),
             None => {
-                let asking = ask(
+                // A task of its own: a caller that goes away takes nobody along,
+                // and leaves no old answer behind.
+                let task = tokio::spawn(ask_and_land(
                     Arc::clone(service),
+                    question.clone(),
                     caller.token.clone(),
                     caller.peer,
-                    caller.request.volume.clone(),
                     caller.request.host_name.clone(),
-                    key,
-                );
-                // A task of its own: a caller that goes away takes nobody along.
-                let task = tokio::spawn(asking);
+                ));
                 let flight = async move {
                     match task.await {
                         Ok(outcome) => outcome.map_err(Arc::new),
@@ -118,23 +117,41 @@ async fn fetch(service: &Arc<Service>, caller: &Caller, key: VerdictKey) -> Resu
                 }
                 .boxed()
                 .shared();
-                running.insert(question.clone(), flight.clone());
+                running.insert(question, flight.clone());
                 flight
             }
         }
     };
-    let outcome = flight.clone().await;
-    {
-        let mut running = service.flights.running.lock();
-        if running.get(&question).is_some_and(|present| present.ptr_eq(&flight)) {
-            running.remove(&question);
-        }
-    }
+    let outcome = flight.await;
     outcome.map_err(|e| Error::new(e.code(), e.message()).caused_by(e))
 }
 
-async fn ask(
+async fn ask_and_land(
     service: Arc<Service>,
+    question: (VerdictKey, String),
+    token: Token,
+    peer: PeerAddress,
+    host_name: String,
+) -> Result<Arc<Verdict>> {
+    let (key, volume) = question.clone();
+    let landing = Landing { service, question };
+    ask(&landing.service, token, peer, volume, host_name, key).await
+}
+
+/// Takes the flight out of the list, however it ends.
+struct Landing {
+    service: Arc<Service>,
+    question: (VerdictKey, String),
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.service.flights.running.lock().remove(&self.question);
+    }
+}
+
+async fn ask(
+    service: &Arc<Service>,
     token: Token,
     peer: PeerAddress,
     volume: String,
