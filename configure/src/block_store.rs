@@ -21,7 +21,7 @@ use crate::view::{cell, short, text, time};
                   /srv/flexfs/blocks\n  configure.flexfs create block-store cloud --kind s3 \
                   --bucket b --region eu-central-1 --credentials s3main")]
 pub(crate) struct Create {
-    /// Its id: [a-z0-9][a-z0-9._-]{0,62}
+    /// Its id: `[a-z0-9][a-z0-9._-]{0,62}`
     #[arg(value_name = "ID")]
     id: String,
     /// What it is

@@ -19,7 +19,7 @@ use crate::view::{cell, short, text, time};
 #[command(after_help = "Example:\n  configure.flexfs create meta-store meta1 --address \
                   10.0.0.5:7410 > meta.token")]
 pub(crate) struct Create {
-    /// Its id: [a-z0-9][a-z0-9._-]{0,62}
+    /// Its id: `[a-z0-9][a-z0-9._-]{0,62}`
     #[arg(value_name = "ID")]
     id: String,
     /// Where mounts reach its server

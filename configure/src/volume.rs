@@ -22,7 +22,7 @@ use crate::view::{self, cell, number, short, text, time};
 #[command(after_help = "Example:\n  configure.flexfs create volume projects --metaStoreID meta1 \
                   --blockStoreID disk > projects.token")]
 pub(crate) struct Create {
-    /// Its name: [a-z0-9][a-z0-9._-]{0,62}, unique in the account
+    /// Its name: `[a-z0-9][a-z0-9._-]{0,62}`, unique in the account
     #[arg(value_name = "NAME")]
     name: String,
     /// Where its metadata lies
