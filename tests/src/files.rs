@@ -11,7 +11,7 @@ use crate::process::{Run, repository};
 /// Runs a shell script with `$1`, `$2`, … as arguments; it must succeed.
 #[track_caller]
 pub fn sh(script: &str, arguments: &[&Path]) -> String {
-    try_sh(script, arguments, Duration::from_secs(240)).ok().to_owned()
+    try_sh(script, arguments, Duration::from_secs(1200)).ok().to_owned()
 }
 
 /// Runs a shell script with `$1`, `$2`, … as arguments.
