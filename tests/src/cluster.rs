@@ -56,6 +56,8 @@ pub struct Cluster {
     meta: Option<Daemon>,
     postgres: Option<Postgres>,
     meta_arguments: Vec<String>,
+    /// Say everything in the logs; costs time.
+    verbose: bool,
     secrets: Secrets,
     counter: AtomicU32,
     over: Arc<AtomicBool>,
@@ -66,22 +68,28 @@ impl Cluster {
     /// store; all running.
     #[must_use]
     pub fn start() -> Cluster {
-        Cluster::launch(None, &[])
+        Cluster::launch(None, &[], false)
     }
 
-    /// As [`Cluster::start`], admin on a PostgreSQL of its own.
+    /// As [`Cluster::start`], with logs at their most verbose.
+    #[must_use]
+    pub fn start_verbose() -> Cluster {
+        Cluster::launch(None, &[], true)
+    }
+
+    /// As [`Cluster::start_verbose`], admin on a PostgreSQL of its own.
     #[must_use]
     pub fn start_on_postgres() -> Cluster {
-        Cluster::launch(Some(Postgres::start()), &[])
+        Cluster::launch(Some(Postgres::start()), &[], true)
     }
 
     /// As [`Cluster::start`], with more arguments for `meta.flexfs start`.
     #[must_use]
     pub fn start_with_meta(arguments: &[&str]) -> Cluster {
-        Cluster::launch(None, arguments)
+        Cluster::launch(None, arguments, false)
     }
 
-    fn launch(postgres: Option<Postgres>, meta_arguments: &[&str]) -> Cluster {
+    fn launch(postgres: Option<Postgres>, meta_arguments: &[&str], verbose: bool) -> Cluster {
         let directory = tempfile::Builder::new().prefix("flexfs-test-").tempdir().expect("a dir");
         let root = directory.path().to_owned();
         let home = root.join("home");
@@ -97,6 +105,7 @@ impl Cluster {
             meta: None,
             postgres,
             meta_arguments: meta_arguments.iter().map(ToString::to_string).collect(),
+            verbose,
             counter: AtomicU32::new(0),
             over: Arc::new(AtomicBool::new(false)),
             root,
@@ -324,8 +333,9 @@ impl Cluster {
     #[must_use]
     pub fn start_mount(&self, volume: &str, dir: &Path, creds: &Path, more: &[&str]) -> Run {
         let (dir, creds) = (dir.display().to_string(), creds.display().to_string());
-        let start = ["start", volume, &dir, "--credsFile", &creds, "--verbose"];
-        self.run("mount.flexfs", &[&start[..], more].concat())
+        let start = ["start", volume, &dir, "--credsFile", &creds];
+        let verbose: &[&str] = if self.verbose { &["--verbose"] } else { &[] };
+        self.run("mount.flexfs", &[&start[..], verbose, more].concat())
     }
 
     /// The mount that a successful start made.
@@ -336,7 +346,8 @@ impl Cluster {
 
     fn start_admin(&mut self) {
         let mut command = self.program("admin.flexfs");
-        command.args(["start", "--foreground", "--verbose", "--bindAddr", &self.admin_address]);
+        command.args(["start", "--foreground", "--bindAddr", &self.admin_address]);
+        command.args(self.verbose.then_some("--verbose"));
         if let Some(postgres) = &self.postgres {
             command.arg("--db").arg(format!("file:{}", postgres.url_file().display()));
         }
@@ -357,7 +368,8 @@ impl Cluster {
     fn start_meta(&mut self) {
         let mut command = self.program("meta.flexfs");
         command
-            .args(["start", "--foreground", "--verbose", "--bindAddr", &self.meta_address])
+            .args(["start", "--foreground", "--bindAddr", &self.meta_address])
+            .args(self.verbose.then_some("--verbose"))
             .args(&self.meta_arguments);
         let mut daemon = Daemon::start(&mut command, &self.log("meta"));
         let (run, address) = (self.home.join("meta/run"), self.meta_address.clone());

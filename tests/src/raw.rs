@@ -12,10 +12,11 @@ use flexfs_proto::v1::meta_service_client::MetaServiceClient;
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::reply::Result as Answer;
 use flexfs_proto::v1::{
-    Attr, Caller, Challenge, ClientFrame, Cut, DescribeMountRequest, Entry, FileKind, Heartbeat,
-    Lookup, Make, Op, Open, OpenSessionReply, OpenSessionRequest, Resume, Resumed, ServerFrame,
+    Attr, Caller, Challenge, ClientFrame, Cut, DescribeMountRequest, Entry, ExtentMap, FileKind,
+    Heartbeat, Lookup, Make, MintObjects, MintedObject, Op, Open, OpenSessionReply,
+    OpenSessionRequest, ReadExtents, Resume, Resumed, ServerFrame,
 };
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::cluster::{Cluster, Token};
 
@@ -148,6 +149,37 @@ impl RawSession {
         let parts = [protocol::RESUME_DOMAIN, &self.reply.session_id, nonce, &connection.exporter];
         parts.iter().for_each(|part| context.update(part));
         context.sign().as_ref().to_vec()
+    }
+
+    /// One HTTP/1.1 request to the block endpoint: the status and the body.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn fetch(&self, method: &str, url: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+        let broken = |e: std::io::Error| Error::new(Code::MetaUnreachable, "HTTP").caused_by(e);
+        let mut stream = self.peer.connect(b"http/1.1").await?;
+        let head = format!(
+            "{method} {url} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            self.peer.name,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.map_err(broken)?;
+        // A server that refuses does not wait for the body.
+        let _ = stream.write_all(body).await;
+        let _ = stream.flush().await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(ANSWER, stream.read_to_end(&mut answer)).await;
+        let read = read.map_err(|_| Error::bare(Code::DeadlineExceeded))?;
+        // A connection that ends roughly after its answer has answered.
+        if let (Err(error), true) = (read, answer.is_empty()) {
+            return Err(broken(error));
+        }
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let end = end.ok_or_else(|| unexpected("no HTTP answer"))?;
+        let line = String::from_utf8_lossy(answer.get(..12).unwrap_or_default()).into_owned();
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.get(end + 4..).unwrap_or_default().to_vec();
+        Ok((status.ok_or_else(|| unexpected(&line))?, body))
     }
 
     /// The handle of the session's root.
@@ -300,6 +332,32 @@ impl RawConnection {
             ..Make::default()
         };
         entry(self.change(Body::Make(body)).await?)
+    }
+
+    /// Where the bytes of a file are.
+    ///
+    /// # Errors
+    /// As [`RawConnection::ask`].
+    pub async fn extents(&mut self, handle: &[u8]) -> Result<ExtentMap> {
+        let body = ReadExtents { handle: handle.to_vec(), offset: 0, length: 1 << 30 };
+        match self.ask(Body::ReadExtents(body)).await? {
+            Answer::Extents(map) => Ok(map),
+            other => Err(unexpected(&format!("{other:?}"))),
+        }
+    }
+
+    /// A key for a new object, with its URL.
+    ///
+    /// # Errors
+    /// As [`RawConnection::ask`].
+    pub async fn mint(&mut self, size_limit: u32) -> Result<MintedObject> {
+        let body = MintObjects { count: 1, size_limit };
+        match self.change(Body::MintObjects(body)).await? {
+            Answer::Minted(minted) => {
+                minted.objects.into_iter().next().ok_or_else(|| unexpected("nothing minted"))
+            }
+            other => Err(unexpected(&format!("{other:?}"))),
+        }
     }
 
     /// Opens a file with open(2) flags.

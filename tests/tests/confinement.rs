@@ -446,3 +446,61 @@ fn a_repeated_mutation_is_answered_and_not_applied_twice() {
     });
     assert!(stage.all.path("once").is_dir());
 }
+
+/// The part of a signed URL that names the object.
+fn object_of(url: &str) -> &str {
+    url.split('?').next().unwrap().rsplit('/').next().unwrap()
+}
+
+#[test]
+fn a_signed_url_opens_one_object_for_one_method_and_one_session() {
+    let cluster = Cluster::start();
+    let stage = stage(&cluster);
+    block_on(async {
+        let full = RawSession::open(&cluster, "shared", &stage.full).await.unwrap();
+        let mut all = full.connect().await.unwrap();
+        let outside = all.lookup(&full.root(), b"team-b").await.unwrap().handle;
+        let big = all.lookup(&outside, b"big").await.unwrap().handle;
+        let foreign = all.extents(&big).await.unwrap().extents[0].url.clone();
+
+        let scoped = RawSession::open(&cluster, "shared", &stage.scoped).await.unwrap();
+        let mut connection = scoped.connect().await.unwrap();
+        let own = connection.lookup(&scoped.root(), b"big").await.unwrap().handle;
+        let url = connection.extents(&own).await.unwrap().extents[0].url.clone();
+        let (status, body) = scoped.fetch("GET", &url, b"").await.unwrap();
+        assert!(status == 200 && body.len() > 100, "{status}, {} bytes", body.len());
+        // Another object, another method, anything changed: nothing.
+        let swapped = url.replace(object_of(&url), object_of(&foreign));
+        assert_ne!(swapped, url);
+        let mut refused = vec![("GET", swapped), ("PUT", url.clone()), ("DELETE", url.clone())];
+        let start = url.find("/blocks/").unwrap() + 8;
+        let bytes = url.bytes().enumerate().skip(start);
+        for (at, byte) in bytes.filter(|(_, byte)| byte.is_ascii_alphanumeric()) {
+            let mut changed = url.clone().into_bytes();
+            changed[at] = if byte == b'0' { b'1' } else { b'0' };
+            refused.push(("GET", String::from_utf8(changed).unwrap()));
+        }
+        refused.push(("GET", url.split('?').next().unwrap().to_owned()));
+        for (method, changed) in refused {
+            let (status, body) = scoped.fetch(method, &changed, b"").await.unwrap();
+            assert!(
+                (400..500).contains(&status) && body.len() < 500,
+                "{method} {changed}: {status}"
+            );
+        }
+        // Written once, and not above the size that was asked for.
+        let minted = connection.mint(1000).await.unwrap();
+        let (status, _) = scoped.fetch("PUT", &minted.url, &[1; 1001]).await.unwrap();
+        assert!((400..500).contains(&status), "too much was taken: {status}");
+        let minted = connection.mint(1000).await.unwrap();
+        let (status, _) = scoped.fetch("PUT", &minted.url, &[1; 1000]).await.unwrap();
+        assert!((200..300).contains(&status), "{status}");
+        let (status, _) = scoped.fetch("PUT", &minted.url, &[2; 1000]).await.unwrap();
+        assert!((400..500).contains(&status), "an object was written twice: {status}");
+        // With the session, its URLs end.
+        cluster.revoke(&stage.scoped).ok();
+        let (status, _) = scoped.fetch("GET", &url, b"").await.unwrap();
+        assert!((400..500).contains(&status), "a URL outlived its session: {status}");
+    });
+    cluster.verify_clean();
+}

@@ -84,7 +84,7 @@ fn assert_nothing_found(cluster: &Cluster, directory: &Path, at_least: usize) {
 
 #[test]
 fn no_secret_in_sqlite_logs_or_processes() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start_verbose();
     use_everything(&cluster);
     // The scan can find something: the files that are for tokens have them.
     let needles = cluster.secrets().needles();
