@@ -77,6 +77,13 @@ pub fn names(flags: &v1::Flags) -> Vec<&'static str> {
     .collect()
 }
 
+/// Does meta act for the very ids that the client's kernel sees? Not under
+/// squashing or pins: the kernel's own checks would be wrong then.
+#[must_use]
+pub fn identity_is_true(flags: &v1::Flags) -> bool {
+    !(flags.root_squash || flags.all_squash || flags.uid.is_some() || flags.gid.is_some())
+}
+
 /// Volume ∪ token ∪ client.
 ///
 /// # Errors

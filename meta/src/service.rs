@@ -223,6 +223,8 @@ impl Service {
         if self.feed.set_suspended(suspended) != suspended {
             if suspended {
                 tracing::warn!("admin is away beyond the grace: operations are refused");
+                // What mounts answer by themselves has to fail as well.
+                self.volumes.all().iter().for_each(|served| served.volume.recall_everything());
             } else {
                 tracing::info!("admin confirms tokens again: operations go on");
             }

@@ -134,6 +134,7 @@ impl Bench {
                 scope: SubtreePath::root(),
                 token_flags: v1::Flags::default(),
                 requested: v1::Flags::default(),
+                recalls: false,
                 host_name: "host".into(),
                 dir: "/mnt".into(),
                 peer: "127.0.0.1:1".into(),

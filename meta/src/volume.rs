@@ -24,7 +24,9 @@ mod ops;
 mod outcome;
 mod permission;
 mod random;
+mod recalls;
 mod record;
+mod rights;
 mod scope;
 mod session;
 mod session_end;
@@ -47,6 +49,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+pub use recalls::RecallQueue;
 pub use types::{
     Attachment, BlockAccess, Execution, NewSession, OpenedSession, SessionInfo, SessionKey,
     VolumeSettings, Which,
@@ -56,6 +59,8 @@ use crate::engine::{CommitVersion, Engine};
 use edit::{Edit, Effects};
 use keys::Keys;
 use lock_wait::{LockWaiters, Wanted};
+use recalls::Ticket;
+use rights::Rights;
 use scope::Scopes;
 use superblock::Identity;
 use sync_pump::SyncPump;
@@ -78,6 +83,7 @@ pub struct Volume {
     writer: Mutex<()>,
     sessions: SessionTable,
     scopes: Scopes,
+    rights: Rights,
     waiters: Arc<LockWaiters>,
     syncs: Arc<SyncPump>,
     /// Sessions that ended by themselves, for the next tick.
@@ -106,7 +112,13 @@ impl Volume {
         for session in self.sessions.all() {
             let (token, requested) = session.own_flags();
             match flags::merge(&volume_flags, &token, &requested) {
-                Ok(merged) => session.set_flags(merged),
+                Ok(merged) if merged == *session.flags() => {}
+                Ok(merged) => {
+                    session.set_flags(merged);
+                    // What it keeps was granted under the old ones. Nobody
+                    // waits: nothing in the tree has changed.
+                    let _ = self.rights.recall_all(&session);
+                }
                 Err(_) => {
                     let which = Which::Session(session.id);
                     self.ended.lock().extend(self.cut(which, Code::FlagConflict)?);
@@ -154,12 +166,27 @@ impl Volume {
     ) -> Result<CommitVersion> {
         let writer = self.writer.lock();
         let (version, effects) = self.transact(&writer, change)?;
-        self.apply(effects, &writer);
+        // The volume's own changes are answered to nobody: nobody waits.
+        let _ = self.apply(effects, None, &writer);
         Ok(version)
     }
 
-    /// What a committed transaction changes in memory.
-    fn apply(&self, effects: Effects, writer: &MutexGuard<'_, ()>) {
+    /// What a committed transaction changes in memory. Returns the recalls
+    /// from others than `by` that must be over before it is answered.
+    fn apply(
+        &self,
+        effects: Effects,
+        by: Option<SessionId>,
+        writer: &MutexGuard<'_, ()>,
+    ) -> Vec<Arc<Ticket>> {
+        let mut recalls = self.rights.publish(by, &effects);
+        if !effects.left_scopes.is_empty() {
+            // What lay below the directory is outside now, whatever it is.
+            let losers = self.sessions.all().into_iter().filter(|session| {
+                session.confined.as_ref().is_some_and(|s| effects.left_scopes.contains(&s.ino))
+            });
+            recalls.extend(losers.filter_map(|session| self.rights.recall_all(&session)));
+        }
         for (id, change) in effects.opens {
             if let Ok(session) = self.sessions.live(id) {
                 session.opens.fetch_add(change, std::sync::atomic::Ordering::AcqRel);
@@ -179,6 +206,7 @@ impl Volume {
         if !effects.unlocked.is_empty() && !self.waiters.is_empty() {
             self.hand_on_locks(effects.unlocked, writer);
         }
+        recalls
     }
 
     fn ended_in_memory(&self, id: SessionId, code: Code) {

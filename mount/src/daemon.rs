@@ -167,9 +167,8 @@ async fn mount(
     })
     .await?;
     let (ended, gone) = oneshot::channel();
-    // Not a task: it would hold up the runtime's end behind a detached mount.
-    std::thread::spawn(move || {
-        connection.join();
+    tokio::spawn(async move {
+        connection.ended().await;
         // Nobody waits when the daemon ends first.
         let _ = ended.send(());
     });

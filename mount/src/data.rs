@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use flexfs_common::ids::Ino;
@@ -258,20 +259,24 @@ impl DataPlane {
         lost
     }
 
-    /// Drops the cached extents of an inode, flushing dirty data first
-    /// (recall).
-    ///
-    /// # Errors
-    /// What the flush failed with; the caches are dropped all the same.
-    pub async fn recall(&self, ino: Ino) -> Result<()> {
-        let Some(file) = self.get(ino) else { return Ok(()) };
-        // Now, so that no answer asked for before is kept, and after, because
-        // the flush may have asked.
-        file.state.lock().forget();
-        let clean = file.state.lock().is_clean();
-        let outcome = if clean { Ok(()) } else { file.flush_now(How::ALL).await };
-        file.state.lock().forget();
-        outcome
+    /// What is cached of an inode is recalled, the kernel's pages too. What
+    /// was written here and not committed stays.
+    pub fn recall(&self, ino: Ino) {
+        if let Some(file) = self.get(ino) {
+            let mut state = file.state.lock();
+            state.forget();
+            state.pages_stale = true;
+        }
+    }
+
+    /// Everything cached is recalled.
+    pub fn recall_all(&self) {
+        let files: Vec<_> = self.core.files.lock().by_ino.values().cloned().collect();
+        for file in files {
+            let mut state = file.state.lock();
+            state.forget();
+            state.pages_stale = true;
+        }
     }
 
     /// For `status`.
@@ -346,6 +351,37 @@ impl FileData {
     #[must_use]
     pub fn local_mtime(&self) -> Option<v1::Timestamp> {
         self.state.lock().mtime
+    }
+
+    /// May the kernel's pages of the file be older than what meta has?
+    #[must_use]
+    pub fn pages_are_stale(&self) -> bool {
+        self.state.lock().pages_stale
+    }
+
+    /// The kernel has dropped its pages of the file.
+    pub fn pages_dropped(&self) {
+        self.state.lock().pages_stale = false;
+    }
+
+    /// See [`FileState::own_change`].
+    pub fn own_change(&self, attr: &v1::Attr) {
+        self.state.lock().own_change(attr);
+    }
+
+    /// Is nothing written here that meta does not have?
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.state.lock().is_clean()
+    }
+
+    /// Until then meta tells before somebody else changes the file, which it
+    /// knew with this change counter.
+    pub fn trust(&self, change: u64, until: Instant) {
+        let mut state = self.state.lock();
+        if state.size_known && state.change == change {
+            state.valid_until = state.valid_until.max(Some(until));
+        }
     }
 
     /// The attributes that meta answered to the last commit of this mount,

@@ -2,17 +2,22 @@
 //! out beside the requests, never inside one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexfs_common::Error;
 use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, KernelCaches};
 use crate::session::SessionEvent;
 
-/// Recalls carried out at once; each may wait for a flush.
+/// Recalls carried out at once; each may wait for the kernel.
 const RECALLS_MAX: usize = 16;
+
+/// How long a recall waits for pages that are being read or written. Two
+/// mounts that write the same page with O_SYNC wait for one another's recalls.
+const PAGES_WAIT: Duration = Duration::from_millis(100);
 
 /// What the daemon has to do itself.
 #[derive(Debug)]
@@ -32,12 +37,13 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(RECALLS_MAX));
     while let Some(event) = events.recv().await {
         match event {
-            SessionEvent::Recall { id, inos } => {
+            SessionEvent::Recall(recall) => {
                 // Closed never.
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let fs = Arc::clone(&fs);
                 tokio::spawn(async move {
-                    recall(&fs, inos).await;
+                    let id = recall.id;
+                    give_up(&fs, recall).await;
                     fs.session().recall_done(id);
                     drop(place);
                 });
@@ -59,20 +65,37 @@ pub async fn serve(
     }
 }
 
-async fn recall(fs: &Arc<FileSystem>, inos: Vec<u64>) {
-    for ino in &inos {
-        if let Err(error) = fs.data().recall(Ino(*ino)).await {
-            // The opens of the file are told by fsync and close.
-            tracing::warn!(ino = %Ino(*ino), code = %error.code(), "flush for a recall: {error}");
-        }
+/// Carries out a recall. Waits for no operation of this mount, but for the
+/// kernel: while it drops names it waits for what is under way in their
+/// directory, which meta lets only one mount keep names of.
+async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
+    if recall.all {
+        fs.data().recall_all();
+        drop_all(fs).await;
+        return;
     }
-    let fs = Arc::clone(fs);
-    blocking(move || {
-        for ino in inos {
-            drop_one(&fs, fs.inodes().kernel_ino(ino));
-        }
-    })
-    .await;
+    let kernel_inos = |inos: &[u64]| -> Vec<u64> {
+        inos.iter().map(|ino| fs.inodes().kernel_ino(*ino)).collect()
+    };
+    let (inos, dirs) = (kernel_inos(&recall.inos), kernel_inos(&recall.name_inos));
+    fs.freshness().recalled(inos.iter().chain(&dirs).copied());
+    recall.inos.iter().for_each(|ino| fs.data().recall(Ino(*ino)));
+    let Some(kernel) = fs.kernel().map(Arc::clone) else { return };
+    for ino in &inos {
+        fs.inodes().forget_contents(*ino);
+        kernel.drop_attributes(*ino);
+    }
+    if !dirs.is_empty() {
+        let (fs, kernel) = (Arc::clone(fs), Arc::clone(&kernel));
+        blocking(move || dirs.into_iter().for_each(|dir| drop_names(&fs, &*kernel, dir))).await;
+    }
+    // With new attributes the kernel looks by itself whether its pages are
+    // old. What it cannot see, in mapped pages and under a time that was set
+    // back, goes now; but a page that is being written waits for that.
+    let pages = tokio::spawn(blocking(move || inos.iter().for_each(|ino| kernel.drop_inode(*ino))));
+    if tokio::time::timeout(PAGES_WAIT, pages).await.is_err() {
+        tracing::debug!("pages of a recalled file are in use; they are dropped later");
+    }
 }
 
 /// Everything fails from now on; what was cached in the kernel too.
@@ -89,27 +112,27 @@ async fn cut(fs: &Arc<FileSystem>, error: &Error) {
 /// Empties the kernel's caches: open files first, for their pages are what
 /// programs may still have mapped.
 async fn drop_all(fs: &Arc<FileSystem>) {
+    fs.freshness().recalled_all();
+    let Some(kernel) = fs.kernel().map(Arc::clone) else { return };
     let fs = Arc::clone(fs);
     blocking(move || {
+        let all = fs.inodes().all();
+        // At once, and without waiting for anything.
+        all.iter().for_each(|ino| kernel.drop_attributes(*ino));
         let open = fs.handles().open_inodes();
-        for ino in &open {
-            drop_one(&fs, *ino);
+        let others = all.iter().filter(|ino| open.binary_search(ino).is_err());
+        for ino in open.iter().chain(others) {
+            fs.inodes().forget_contents(*ino);
+            kernel.drop_inode(*ino);
         }
-        for ino in fs.inodes().all() {
-            if open.binary_search(&ino).is_err() {
-                drop_one(&fs, ino);
-            }
-        }
+        all.iter().for_each(|dir| drop_names(&fs, &*kernel, *dir));
     })
     .await;
 }
 
-fn drop_one(fs: &FileSystem, ino: u64) {
-    let names = fs.inodes().give_up(ino);
-    let Some(kernel) = fs.kernel() else { return };
-    kernel.drop_inode(ino);
-    for (parent, name) in names {
-        kernel.drop_entry(parent, &name);
+fn drop_names(fs: &FileSystem, kernel: &dyn KernelCaches, dir: u64) {
+    for name in fs.inodes().give_up_names(dir) {
+        kernel.drop_entry(dir, &name);
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use flexfs_common::{Code, Error, Result, limits};
+use flexfs_common::{Code, Error, Result, flags, limits};
 use flexfs_proto::v1;
 
 use crate::caller::Requester;
 use crate::data::DataPlane;
+use crate::freshness::{Freshness, Stamp};
 use crate::handle_table::HandleTable;
 use crate::inode_table::InodeTable;
 use crate::session::MetaSession;
@@ -35,10 +36,12 @@ pub use name::{Created, MakeRequest};
 /// The kernel's caches, which can be told to forget. May block; never called
 /// while a request on the same inode is being answered by the same thread.
 pub trait KernelCaches: Send + Sync + std::fmt::Debug {
-    /// Attributes and pages of an inode. An inode that the kernel does not
-    /// know is no error.
+    /// Attributes and pages of an inode. Waits while the pages are being read
+    /// or written. An inode that the kernel does not know is no error.
     fn drop_inode(&self, ino: u64);
-    /// A name.
+    /// Attributes of an inode. Waits for nothing.
+    fn drop_attributes(&self, ino: u64);
+    /// A name. Waits while something is under way in the directory.
     fn drop_entry(&self, parent: u64, name: &[u8]);
 }
 
@@ -51,6 +54,21 @@ pub struct FileSystem {
     handles: HandleTable,
     locks: lock::LockTable,
     kernel: OnceLock<Arc<dyn KernelCaches>>,
+    freshness: Freshness,
+    /// The kernel checks permissions: it sees the ids that meta acts for.
+    kernel_checks: bool,
+}
+
+/// How long the kernel may keep something: to be checked again when it is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Zero: not at all.
+    pub ttl: Duration,
+    /// The kernel's number of the inode (of a name: the directory) that it
+    /// depends on.
+    pub ino: u64,
+    /// From when it is.
+    pub stamp: Stamp,
 }
 
 /// Attributes as the kernel is told: `attr.ino` is the kernel's number.
@@ -58,8 +76,28 @@ pub struct FileSystem {
 pub struct Attributes {
     /// With dirty data merged in.
     pub attr: v1::Attr,
-    /// How long the kernel may keep them.
-    pub ttl: Duration,
+    /// The attributes.
+    pub kept: Kept,
+    /// The name they were found by, if any.
+    pub name_kept: Kept,
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// The inode; counted as told to the kernel.
+    There(Attributes),
+    /// Nothing has the name, and the kernel may keep that.
+    Absent(Kept),
+}
+
+/// When something was asked for, on both scales.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// On the clock.
+    pub at: Instant,
+    /// In the order of recalls and changes.
+    pub stamp: Stamp,
 }
 
 impl FileSystem {
@@ -71,6 +109,7 @@ impl FileSystem {
         let opened = session.opened();
         let root_attr = opened.root_attr.as_ref().ok_or_else(reply::unexpected)?;
         let inodes = InodeTable::new(Bytes::from(opened.root_handle.clone()), root_attr);
+        let kernel_checks = flags::identity_is_true(&opened.flags.unwrap_or_default());
         Ok(FileSystem {
             inodes,
             data,
@@ -78,6 +117,8 @@ impl FileSystem {
             handles: HandleTable::default(),
             locks: lock::LockTable::default(),
             kernel: OnceLock::new(),
+            freshness: Freshness::default(),
+            kernel_checks,
         })
     }
 
@@ -117,16 +158,21 @@ impl FileSystem {
         self.kernel.get()
     }
 
+    /// What the kernel may still keep.
+    #[must_use]
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
+    }
+
+    /// Does the kernel check permissions beside meta?
+    #[must_use]
+    pub fn kernel_checks(&self) -> bool {
+        self.kernel_checks
+    }
+
     /// The kernel forgot an inode, or a reply that named it never arrived.
     pub fn forget(&self, ino: u64, count: u64) {
         self.inodes.forget(ino, count);
-    }
-
-    /// Is the caller root at meta too, whom no directory is closed to?
-    fn acts_as_root(&self, who: Requester) -> bool {
-        let flags = self.session.opened().flags.unwrap_or_default();
-        let squashed = flags.root_squash || flags.all_squash || flags.uid.is_some();
-        who.uid == 0 && !squashed
     }
 
     /// Must precede every answer: fails when the session was cut; waits when
@@ -156,8 +202,27 @@ impl FileSystem {
         self.session.call(who.without_groups(), body).await
     }
 
-    fn ttl(&self, attr: &v1::Attr, sent: Instant) -> Duration {
-        kernel_ttl(attr.cache_millis, sent.elapsed(), self.session.lease_left())
+    /// Something is about to be asked for.
+    fn ask(&self) -> Asked {
+        Asked { at: Instant::now(), stamp: self.freshness.stamp() }
+    }
+
+    /// What meta allowed to keep about an inode, in `millis` from the asking.
+    fn kept(&self, millis: u32, ino: u64, asked: Asked) -> Kept {
+        let ttl = kernel_ttl(millis, asked.at.elapsed(), self.session.lease_left());
+        Kept { ttl, ino, stamp: asked.stamp }
+    }
+
+    /// The same about a name in a directory. Dropped at a recall if the kernel
+    /// keeps it.
+    fn name_kept(&self, millis: u32, (dir, name): (u64, &[u8]), asked: Asked) -> Kept {
+        let kept = self.kept(millis, dir, asked);
+        // The kernel counts from when it takes the answer.
+        let until = Instant::now() + kept.ttl + Duration::from_secs(1);
+        if kept.ttl.is_zero() || !self.kernel_checks || !self.inodes.name_told(dir, name, until) {
+            return Kept::default();
+        }
+        kept
     }
 }
 

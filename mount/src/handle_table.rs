@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 use flexfs_common::{Code, Error, Result};
@@ -11,6 +10,7 @@ use flexfs_proto::v1;
 use parking_lot::Mutex;
 
 use crate::data::FileData;
+use crate::fs::Asked;
 
 /// An open file.
 #[derive(Debug)]
@@ -50,7 +50,9 @@ pub struct DirStream {
     /// With handles and attributes.
     pub plus: bool,
     /// When the page was asked for: attributes are valid from then.
-    pub sent: Option<Instant>,
+    pub asked: Option<Asked>,
+    /// How long its names may be kept from then.
+    pub name_cache_millis: u32,
 }
 
 /// All open files and directories.

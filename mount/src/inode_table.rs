@@ -4,7 +4,8 @@
 //! One lock: every access is a few hash operations, far below the cost of one
 //! crossing of the kernel's border.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 use flexfs_common::ids::Ino;
@@ -15,8 +16,10 @@ use parking_lot::Mutex;
 /// What the kernel calls the root of a mount (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 
-/// A name in a directory of the kernel's numbering.
-pub type Place = (u64, Bytes);
+/// Names of one directory that the kernel may hold, at most.
+const NAMES_MAX: usize = 65_536;
+/// Names of a directory that are never looked through.
+const NAMES_SWEEP: usize = 1024;
 
 /// The table.
 #[derive(Debug)]
@@ -33,14 +36,18 @@ struct Node {
     lookups: u64,
     /// Type and permission bits last told to the kernel.
     mode: u32,
+    /// Size and time of modification last told to the kernel, which looks at
+    /// them to know whether its pages are old.
+    contents: Option<(u64, v1::Timestamp)>,
     /// The change counter at the last open: pages cached since belong to it.
     opened_change: Option<u64>,
     /// Directories: where it was last seen, for `..`.
     parent: u64,
-    /// Names under which the kernel may hold it without asking.
-    places: HashSet<Place>,
-    /// Directories: names the kernel may hold without asking.
-    children: HashSet<Bytes>,
+    /// Directories: names, present or absent, that the kernel may hold without
+    /// asking, and until when.
+    names: HashMap<Bytes, Instant>,
+    /// Number of names at which those that are over are looked for.
+    sweep_at: usize,
 }
 
 impl InodeTable {
@@ -72,24 +79,37 @@ impl InodeTable {
         nodes.get(&ino).map(|node| node.handle.clone()).ok_or_else(|| Error::bare(Code::FsStale))
     }
 
-    /// The kernel is about to be told of an inode found at `place`: counts
-    /// it. `cached` when the kernel may keep the name without asking.
-    /// `ino` and `mode` are those told to the kernel.
-    pub fn found(&self, ino: u64, handle: Bytes, mode: u32, place: &Place, cached: bool) {
+    /// The kernel is about to be told of an inode found in the directory
+    /// `parent`: counts it. `attr` is as told to the kernel.
+    pub fn found(&self, attr: &v1::Attr, handle: Bytes, parent: u64) {
+        let (ino, mode) = (attr.ino, attr.mode);
         let mut nodes = self.nodes.lock();
-        let node = nodes.entry(ino).or_insert_with(|| Node::new(handle.clone(), mode, place.0));
+        let node = nodes.entry(ino).or_insert_with(|| Node::new(handle.clone(), mode, parent));
         node.lookups = node.lookups.saturating_add(1);
         node.handle = handle;
         node.mode = mode;
+        node.contents = Some((attr.size, attr.mtime.unwrap_or_default()));
         if ino != ROOT {
-            node.parent = place.0;
+            node.parent = parent;
         }
-        if cached {
-            node.places.insert(place.clone());
-            if let Some(dir) = nodes.get_mut(&place.0) {
-                dir.children.insert(place.1.clone());
-            }
+    }
+
+    /// The kernel is about to be told that it may keep a name of the directory
+    /// until then, whether it is there or not. False: it may not, because too
+    /// many are kept.
+    pub fn name_told(&self, dir: u64, name: &[u8], until: Instant) -> bool {
+        let mut nodes = self.nodes.lock();
+        let Some(dir) = nodes.get_mut(&dir) else { return false };
+        if dir.names.len() >= dir.sweep_at {
+            let now = Instant::now();
+            dir.names.retain(|_, until| *until > now);
+            dir.sweep_at = NAMES_SWEEP.max(dir.names.len() * 2);
         }
+        if dir.names.len() >= NAMES_MAX {
+            return false;
+        }
+        dir.names.insert(Bytes::copy_from_slice(name), until);
+        true
     }
 
     /// The kernel forgot `count` of what it was told, or an answer of ours
@@ -104,12 +124,7 @@ impl InodeTable {
         if node.lookups > 0 {
             return;
         }
-        let Some(gone) = nodes.remove(&ino) else { return };
-        for (parent, name) in gone.places {
-            if let Some(dir) = nodes.get_mut(&parent) {
-                dir.children.remove(&name);
-            }
-        }
+        nodes.remove(&ino);
     }
 
     /// Permission bits last told to the kernel.
@@ -118,10 +133,16 @@ impl InodeTable {
         self.nodes.lock().get(&ino).map_or(0, |node| node.mode)
     }
 
-    /// New permission bits are told to the kernel.
-    pub fn set_mode(&self, ino: u64, mode: u32) {
-        if let Some(node) = self.nodes.lock().get_mut(&ino) {
-            node.mode = mode;
+    /// New attributes are told to the kernel. True when they let its pages
+    /// look the same as those told before.
+    pub fn attributes_told(&self, ino: u64, attr: &v1::Attr) -> bool {
+        let contents = (attr.size, attr.mtime.unwrap_or_default());
+        match self.nodes.lock().get_mut(&ino) {
+            Some(node) => {
+                node.mode = attr.mode;
+                node.contents.replace(contents) == Some(contents)
+            }
+            None => false,
         }
     }
 
@@ -140,22 +161,22 @@ impl InodeTable {
         node.opened_change.replace(change) == Some(change)
     }
 
-    /// The kernel's caches of an inode are given up. Returns the names (of
-    /// the inode and, for a directory, in it) that it may still hold.
-    #[must_use]
-    pub fn give_up(&self, ino: u64) -> Vec<Place> {
-        let mut nodes = self.nodes.lock();
-        let Some(node) = nodes.get_mut(&ino) else { return Vec::new() };
-        node.opened_change = None;
-        let mut places: Vec<Place> = node.places.drain().collect();
-        let children = std::mem::take(&mut node.children);
-        for (parent, name) in &places {
-            if let Some(dir) = nodes.get_mut(parent) {
-                dir.children.remove(name);
-            }
+    /// The kernel's pages of an inode are given up.
+    pub fn forget_contents(&self, ino: u64) {
+        if let Some(node) = self.nodes.lock().get_mut(&ino) {
+            node.opened_change = None;
         }
-        places.extend(children.into_iter().map(|name| (ino, name)));
-        places
+    }
+
+    /// The names of a directory are given up. Returns those that the kernel
+    /// may still hold.
+    #[must_use]
+    pub fn give_up_names(&self, dir: u64) -> Vec<Bytes> {
+        let now = Instant::now();
+        let mut nodes = self.nodes.lock();
+        let Some(dir) = nodes.get_mut(&dir) else { return Vec::new() };
+        let names = std::mem::take(&mut dir.names);
+        names.into_iter().filter_map(|(name, until)| (until > now).then_some(name)).collect()
     }
 
     /// Every inode the kernel knows.
@@ -171,10 +192,11 @@ impl Node {
             handle,
             lookups: 0,
             mode,
+            contents: None,
             opened_change: None,
             parent,
-            places: HashSet::new(),
-            children: HashSet::new(),
+            names: HashMap::new(),
+            sweep_at: NAMES_SWEEP,
         }
     }
 }
@@ -190,8 +212,21 @@ mod tests {
         InodeTable::new(Bytes::from_static(b"root"), &root)
     }
 
-    fn place(parent: u64, name: &'static str) -> Place {
-        (parent, Bytes::from_static(name.as_bytes()))
+    fn attr(ino: u64) -> v1::Attr {
+        v1::Attr { ino, size: 5, ..Default::default() }
+    }
+
+    #[test]
+    fn the_kernel_sees_new_contents_by_size_or_time() {
+        let table = table();
+        assert!(!table.attributes_told(10, &attr(10)), "not known at all");
+        table.found(&attr(10), Bytes::new(), ROOT);
+        assert!(table.attributes_told(10, &attr(10)));
+        let mtime = Some(v1::Timestamp { seconds: 1, nanos: 2 });
+        assert!(!table.attributes_told(10, &v1::Attr { mtime, ..attr(10) }));
+        assert!(table.attributes_told(10, &v1::Attr { mtime, mode: 0o600, ..attr(10) }));
+        assert!(!table.attributes_told(10, &v1::Attr { mtime, size: 6, ..attr(10) }));
+        assert_eq!(table.mode(10), 0);
     }
 
     #[test]
@@ -207,39 +242,40 @@ mod tests {
     }
 
     #[test]
-    fn names_are_given_up_with_either_end() {
+    fn names_are_given_up_with_their_directory_while_they_count() {
         let table = table();
-        let (dir, file) = (10, 11);
-        table.found(dir, Bytes::new(), 0, &place(ROOT, "d"), true);
-        table.found(file, Bytes::new(), 0, &place(dir, "f"), true);
-        table.found(file, Bytes::new(), 0, &place(dir, "untold"), false);
-        assert_eq!(table.parent(file), dir);
-        let mut names = table.give_up(dir);
-        names.sort();
-        assert_eq!(names, [place(ROOT, "d"), place(dir, "f")]);
-        assert_eq!(table.give_up(dir), []);
-        assert_eq!(table.give_up(file), [place(dir, "f")]);
-        assert_eq!(table.give_up(77), []);
+        let later = Instant::now() + std::time::Duration::from_secs(60);
+        table.found(&attr(10), Bytes::new(), ROOT);
+        assert!(table.name_told(10, b"there", later));
+        assert!(table.name_told(10, b"over", Instant::now()));
+        assert!(!table.name_told(11, b"nowhere", later), "a directory the kernel does not know");
+        assert_eq!(table.parent(10), ROOT);
+        assert_eq!(table.give_up_names(10), ["there"]);
+        assert!(table.give_up_names(10).is_empty());
+        assert!(table.give_up_names(77).is_empty());
     }
 
     #[test]
-    fn a_forgotten_child_is_no_name_of_its_directory() {
+    fn names_that_are_over_make_room_and_too_many_are_not_kept() {
         let table = table();
-        table.found(10, Bytes::new(), 0, &place(ROOT, "a"), true);
-        table.forget(10, 1);
-        assert_eq!(table.give_up(ROOT), []);
-        assert!(table.handle(10).is_err());
+        let later = Instant::now() + std::time::Duration::from_secs(60);
+        let tell = |n: usize, until| table.name_told(ROOT, n.to_string().as_bytes(), until);
+        assert!((0..NAMES_MAX).all(|n| tell(n, Instant::now())));
+        assert!((0..NAMES_MAX).all(|n| tell(n, later)));
+        assert!(!tell(NAMES_MAX, later));
+        assert_eq!(table.give_up_names(ROOT).len(), NAMES_MAX);
+        assert!(tell(0, later));
     }
 
     #[test]
     fn pages_are_kept_only_between_opens_of_the_same_contents() {
         let table = table();
-        table.found(10, Bytes::new(), 0, &place(ROOT, "a"), false);
+        table.found(&attr(10), Bytes::new(), ROOT);
         assert!(!table.keep_cache(10, 5));
         assert!(table.keep_cache(10, 5));
         assert!(!table.keep_cache(10, 6));
         assert!(table.keep_cache(10, 6));
-        let _ = table.give_up(10);
+        table.forget_contents(10);
         assert!(!table.keep_cache(10, 6));
         assert!(!table.keep_cache(99, 1));
     }
@@ -248,12 +284,12 @@ mod tests {
         /// Whatever order lookups and forgets come in, an inode is known
         /// exactly while it was told of more often than forgotten.
         #[test]
-        fn lookups_and_forgets_balance(steps in prop::collection::vec((2_u64..6, 0_u64..4, any::<bool>()), 0..200)) {
+        fn lookups_and_forgets_balance(steps in prop::collection::vec((2_u64..6, 0_u64..4), 0..200)) {
             let table = table();
             let mut model: HashMap<u64, u64> = HashMap::new();
-            for (ino, count, cached) in steps {
+            for (ino, count) in steps {
                 if count == 0 {
-                    table.found(ino, Bytes::new(), 0, &(ROOT, Bytes::from(ino.to_string())), cached);
+                    table.found(&attr(ino), Bytes::new(), ROOT);
                     *model.entry(ino).or_default() += 1;
                 } else {
                     table.forget(ino, count);

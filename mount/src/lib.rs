@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod data;
 pub mod errno;
 pub mod events;
+pub mod freshness;
 pub mod fs;
 pub mod fuse;
 pub mod handle_table;

@@ -60,13 +60,8 @@ pub enum SessionState {
 /// What meta tells the mount unasked.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// Drop every cache of these inodes, then call [`MetaSession::recall_done`].
-    Recall {
-        /// To be answered.
-        id: u64,
-        /// Inode numbers.
-        inos: Vec<u64>,
-    },
+    /// Give up what was granted, then call [`MetaSession::recall_done`].
+    Recall(v1::Recall),
     /// The session was cut: all operations fail with `error` already. Drop the
     /// kernel's caches, then call [`MetaSession::cut_done`].
     Cut(Arc<Error>),
@@ -191,14 +186,6 @@ impl MetaSession {
     #[must_use]
     pub fn meta_now(&self) -> v1::Timestamp {
         self.shared.clock.now()
-    }
-
-    /// Recalls received so far. An answer may be cached only if this is the
-    /// same before the call was made and, under the cache's own lock, when
-    /// the answer is put there: else a recall may have overtaken it.
-    #[must_use]
-    pub fn recalls(&self) -> u64 {
-        self.shared.recalls()
     }
 
     /// A recall was carried out.

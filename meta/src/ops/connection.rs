@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexfs_common::frame::FrameReader;
 use flexfs_common::{Code, Error, Result, clock, limits, wire};
@@ -10,15 +11,17 @@ use flexfs_proto::v1::op::Body;
 use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::frames;
 use super::handshake::{Attached, lease_millis};
+use super::outgoing::Outgoing;
 use crate::service::sessions::Ending;
 use crate::service::{Service, block};
-use crate::volume::Execution;
+use crate::volume::{Execution, RecallQueue};
+
+/// What a client has, once its session has ended, to take what is being written.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Whether the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +30,10 @@ enum Next {
     End,
 }
 
-struct Connection<'a> {
+struct Connection<'a, W> {
     service: &'a Arc<Service>,
     attached: Attached,
-    queue: mpsc::Sender<v1::ServerFrame>,
-    broken: &'a CancellationToken,
+    outgoing: &'a mut Outgoing<W>,
     /// Operations that are answered later.
     pending: FuturesUnordered<BoxFuture<'static, v1::Reply>>,
     /// Of those, by request id: the handle of what may be given up.
@@ -42,32 +44,35 @@ struct Connection<'a> {
 ///
 /// # Errors
 /// `PROTOCOL_INVALID` when the client broke a rule or the connection broke.
-pub async fn run<R: AsyncRead + Unpin>(
+pub async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     service: &Arc<Service>,
     reader: &mut FrameReader<R>,
-    queue: mpsc::Sender<v1::ServerFrame>,
-    broken: &CancellationToken,
+    outgoing: &mut Outgoing<W>,
     attached: Attached,
 ) -> Result<()> {
     let mut ending = attached.link.ending();
+    let generation = attached.link.generation();
+    let recalls = attached.entry.volume.recalls(attached.entry.id);
     let mut connection = Connection {
         service,
         attached,
-        queue,
-        broken,
+        outgoing,
         pending: FuturesUnordered::new(),
         waiting: HashMap::new(),
     };
     loop {
         let next = tokio::select! {
             biased;
-            () = broken.cancelled() => return Ok(()),
             () = service.stop.cancelled() => return Ok(()),
             ending = ended(&mut ending) => {
                 return connection.finish(ending, reader).await;
             }
             Some(reply) = connection.pending.next(), if !connection.pending.is_empty() => {
                 connection.answer_later(reply).await?
+            }
+            recall = next_recall(recalls.as_deref(), generation) => {
+                let recalls = vec![recall];
+                connection.send(v1::ServerFrame { recalls, ..v1::ServerFrame::default() }).await?
             }
             frame = reader.next::<v1::ClientFrame>() => match frame? {
                 Some(frame) => connection.handle(frame).await?,
@@ -88,9 +93,20 @@ async fn ended(ending: &mut tokio::sync::watch::Receiver<Option<Ending>>) -> End
     }
 }
 
-impl Connection<'_> {
+async fn next_recall(recalls: Option<&RecallQueue>, generation: u64) -> v1::Recall {
+    match recalls {
+        Some(recalls) => recalls.next(generation).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Connection<'_, W> {
     async fn handle(&mut self, frame: v1::ClientFrame) -> Result<Next> {
         frames::check(&frame, self.waiting.len())?;
+        if !frame.recalls_done.is_empty() {
+            let entry = &self.attached.entry;
+            entry.volume.recalls_done(entry.id, &frame.recalls_done);
+        }
         for id in &frame.cancel_request_ids {
             if let Some(Some(handle)) = self.waiting.get(id) {
                 handle.abort();
@@ -130,7 +146,9 @@ impl Connection<'_> {
             let ids: Vec<_> = part.iter().map(|op| (op.request_id, may_be_given_up(op))).collect();
             let entry = &self.attached.entry;
             let generation = self.attached.link.generation();
-            let executions = block(|| entry.volume.execute(entry.id, generation, part));
+            // On this thread: most of it is over in microseconds, and to hand
+            // the other tasks of this worker to another thread costs more.
+            let executions = entry.volume.execute(entry.id, generation, part);
             let mut replies = Vec::with_capacity(executions.len());
             for (execution, (id, interruptible)) in executions.into_iter().zip(ids) {
                 match execution {
@@ -185,7 +203,7 @@ impl Connection<'_> {
         let generation = self.attached.link.generation();
         // A session that has ended is told so by its ending; an old
         // generation is about to be closed.
-        if block(|| entry.volume.renew(entry.id, generation)).is_err() {
+        if entry.volume.renew(entry.id, generation).is_err() {
             return Ok(Next::Continue);
         }
         entry.mark_renewed();
@@ -206,16 +224,20 @@ impl Connection<'_> {
         Ok(Next::Continue)
     }
 
-    /// Waits while the client does not read; its cut does not wait for that.
+    /// Waits while the client does not read; its cut does not wait for that
+    /// much longer.
     async fn send(&mut self, frame: v1::ServerFrame) -> Result<Next> {
+        self.outgoing.push(&frame)?;
         let mut ending = self.attached.link.ending();
+        let late = async {
+            ended(&mut ending).await;
+            tokio::time::sleep(LAST_WRITE).await;
+        };
         tokio::select! {
             biased;
-            sent = self.queue.send(frame) => {
-                Ok(if sent.is_ok() { Next::Continue } else { Next::End })
-            }
-            () = self.broken.cancelled() => Ok(Next::End),
-            _ = ended(&mut ending) => Ok(Next::Continue),
+            sent = self.outgoing.flush() => sent.map(|()| Next::Continue),
+            // Half a frame is out: the client learns of its end when it comes back.
+            () = late => Ok(Next::End),
         }
     }
 
@@ -233,22 +255,22 @@ impl Connection<'_> {
         let cut = v1::Cut { reason: Some(detail) };
         let frame = v1::ServerFrame { cut: Some(cut), ..v1::ServerFrame::default() };
         let told = tokio::time::timeout(limits::LEASE, async {
-            if self.queue.send(frame).await.is_err() {
+            if self.outgoing.send(&frame).await.is_err() {
                 return;
             }
             loop {
-                tokio::select! {
-                    () = self.broken.cancelled() => return,
-                    frame = reader.next::<v1::ClientFrame>() => match frame {
-                        Ok(Some(frame)) if frame.cut_done => {
-                            self.attached.entry.mark_cut_done();
-                            return;
-                        }
-                        Ok(Some(frame)) if frame.goodbye => return,
-                        // What it had sent before it knew.
-                        Ok(Some(frame)) => self.refuse(&frame).await,
-                        Ok(None) | Err(_) => return,
-                    },
+                let told = match reader.next::<v1::ClientFrame>().await {
+                    Ok(Some(frame)) if frame.cut_done => {
+                        self.attached.entry.mark_cut_done();
+                        return;
+                    }
+                    Ok(Some(frame)) if frame.goodbye => return,
+                    // What it had sent before it knew.
+                    Ok(Some(frame)) => self.refuse(&frame).await,
+                    Ok(None) | Err(_) => return,
+                };
+                if told.is_err() {
+                    return;
                 }
             }
         });
@@ -257,7 +279,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn refuse(&mut self, frame: &v1::ClientFrame) {
+    async fn refuse(&mut self, frame: &v1::ClientFrame) -> Result<()> {
         let entry = &self.attached.entry;
         let error = match block(|| entry.volume.session_key(entry.id)) {
             Err(error) => error,
@@ -265,8 +287,9 @@ impl Connection<'_> {
         };
         let replies = frame.ops.iter().map(|op| frames::error_reply(op.request_id, &error));
         for frame in frames::pack(replies.collect()) {
-            let _ = self.queue.send(frame).await;
+            self.outgoing.push(&frame)?;
         }
+        self.outgoing.flush().await
     }
 }
 

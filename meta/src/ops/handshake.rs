@@ -10,7 +10,7 @@ use flexfs_common::{Code, Error, Result, clock, limits, protocol, wire};
 use flexfs_proto::v1;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::send_one;
+use super::outgoing::Outgoing;
 use crate::identity::random_key;
 use crate::service::sessions::{Link, SessionEntry};
 use crate::service::{Service, block};
@@ -32,13 +32,13 @@ pub struct Attached {
 pub async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     service: &Arc<Service>,
     reader: &mut FrameReader<R>,
-    write: &mut W,
+    outgoing: &mut Outgoing<W>,
     exporter: &[u8; protocol::EXPORTER_LEN],
 ) -> Result<Attached> {
     let nonce = random_key()?;
     let challenge = v1::Challenge { nonce: nonce.to_vec(), protocol_version: protocol::VERSION };
     let frame = v1::ServerFrame { challenge: Some(challenge), ..v1::ServerFrame::default() };
-    send_one(write, &frame).await?;
+    outgoing.send(&frame).await?;
     let frame: v1::ClientFrame = reader
         .next()
         .await?
@@ -61,7 +61,7 @@ pub async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
     let (attached, resumed) = block(|| attach(entry))?;
     let frame = v1::ServerFrame { resumed: Some(resumed), ..v1::ServerFrame::default() };
-    if let Err(error) = send_one(write, &frame).await {
+    if let Err(error) = outgoing.send(&frame).await {
         attached.entry.disconnect(&attached.link);
         return Err(error);
     }
@@ -88,9 +88,9 @@ fn attach(entry: Arc<SessionEntry>) -> Result<(Attached, v1::Resumed)> {
 }
 
 /// The lease in milliseconds. It is given also while admin is away beyond the
-/// grace: a client keeps nothing without asking, so it learns at every
-/// operation that its token has to be confirmed; without a lease it would
-/// wait for us instead, as if we were gone.
+/// grace: everything a client may keep is recalled then and nothing granted,
+/// so it learns at every operation that its token has to be confirmed; without
+/// a lease it would wait for us instead, as if we were gone.
 #[must_use]
 pub fn lease_millis() -> u32 {
     u32::try_from(limits::LEASE.as_millis()).unwrap_or(0)

@@ -121,6 +121,7 @@ fn try_open(
         scope: verdict.scope.clone(),
         token_flags: verdict.flags,
         requested,
+        recalls: request.features.iter().any(|feature| feature == protocol::RECALL),
         host_name: request.host_name.clone(),
         dir: request.dir.clone(),
         peer: caller.peer.0.to_string(),

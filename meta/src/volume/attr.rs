@@ -10,8 +10,8 @@ const DIR_SIZE: u64 = 4096;
 /// st_blocks counts in these (stat(2)).
 const STAT_BLOCK: u64 = 512;
 
-/// The attributes of an inode. Nothing may be kept without asking: recalls
-/// are not sent yet.
+/// The attributes of an inode. What may be kept is said when the answer is
+/// complete ([`super::rights`]).
 pub(super) fn attr(ino: Ino, inode: &Inode) -> v1::Attr {
     let (size, allocated) =
         if inode.is_dir() { (DIR_SIZE, DIR_SIZE) } else { (inode.size, inode.allocated) };

@@ -36,6 +36,8 @@ impl Volume {
     /// `ENGINE_FAILED`; `META_MOVED` when another server has the volume.
     pub fn tick(&self) -> Result<Vec<SessionId>> {
         self.expire_sessions()?;
+        self.sessions.all().iter().for_each(|session| session.review_recalls());
+        self.rights.sweep();
         let abandoned = self.waiters.take_abandoned();
         if !abandoned.is_empty() {
             let undone = self.change_alone(&mut |edit| Self::undo_abandoned(edit, &abandoned));

@@ -1,10 +1,14 @@
 //! What every operation knows of where and for whom it runs.
 
-use flexfs_common::{Code, Result};
+use std::cell::Cell;
+
+use flexfs_common::ids::Ino;
+use flexfs_common::{Code, Result, flags};
 use flexfs_proto::v1;
 
 use super::caller::Who;
 use super::lock_wait::LockWaiters;
+use super::rights::Keep;
 use super::scope::Scopes;
 use super::session::Session;
 use super::superblock::Identity;
@@ -23,9 +27,21 @@ pub(super) struct Context<'a> {
     pub(super) who: Who,
     /// Epoch of the session's scope, taken before the view in use.
     pub(super) scope_epoch: u64,
+    /// What the answer lets the mount keep.
+    pub(super) keep: Cell<Keep>,
 }
 
 impl Context<'_> {
+    /// The answer says something about a name in this directory, which every
+    /// caller of this session is told alike if he may search it. Squashed and
+    /// pinned identities are not those that the client's kernel checks, so
+    /// that it has to ask for each name.
+    pub(super) fn keep_names(&self, dir: Ino) {
+        if flags::identity_is_true(self.flags) {
+            self.keep.set(Keep::Names(dir));
+        }
+    }
+
     /// # Errors
     /// `FS_READ_ONLY` on a read-only session.
     pub(super) fn need_writable(&self) -> Result<()> {

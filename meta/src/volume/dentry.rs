@@ -89,6 +89,7 @@ pub(super) fn insert(
     };
     edit.put(&keys.dentry(dir, cookie), &dentry);
     edit.put_raw(&keys.back(ino, dir, cookie), &[]);
+    edit.effects.renamed.push(dir);
     Ok(())
 }
 
@@ -110,6 +111,7 @@ pub(super) fn remove(edit: &mut Edit<'_>, dir: Ino, found: &Found) -> Result<()>
     let first = found.cookie - found.cookie % DIGITS;
     let first_key = keys.dentry(dir, first);
     edit.delete(&keys.back(found.ino, dir, found.cookie));
+    edit.effects.renamed.push(dir);
     let head: Dentry = edit.view().record("dentry", &first_key)?.unwrap_or_default();
     if found.cookie != first {
         edit.delete(&keys.dentry(dir, found.cookie));
@@ -138,6 +140,7 @@ pub(super) fn repoint(
     edit.put(&key, &Dentry { ino: ino.0, kind, ..dentry });
     edit.delete(&keys.back(found.ino, dir, found.cookie));
     edit.put_raw(&keys.back(ino, dir, found.cookie), &[]);
+    edit.effects.renamed.push(dir);
     Ok(())
 }
 

@@ -28,13 +28,17 @@ pub(super) struct Effects {
     pub(super) opens: Vec<(SessionId, i64)>,
     /// Locks to be waited for.
     pub(super) waits: Vec<Wanted>,
+    /// Inodes whose attributes or contents changed.
+    pub(super) changed: Vec<Ino>,
+    /// Directories in which a name changed.
+    pub(super) renamed: Vec<Ino>,
 }
 
 /// Where to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     savepoint: Savepoint,
-    lengths: [usize; 6],
+    lengths: [usize; 8],
 }
 
 /// One transaction on a volume.
@@ -88,6 +92,8 @@ impl<'a> Edit<'a> {
             effects.minted.len(),
             effects.opens.len(),
             effects.waits.len(),
+            effects.changed.len(),
+            effects.renamed.len(),
         ];
         Mark { savepoint: self.txn.savepoint(), lengths }
     }
@@ -95,13 +101,15 @@ impl<'a> Edit<'a> {
     /// Takes back everything since the mark.
     pub(super) fn rollback(&mut self, to: Mark) {
         self.txn.rollback(to.savepoint);
-        let [unlocked, left_scopes, ended, minted, opens, waits] = to.lengths;
+        let [unlocked, left_scopes, ended, minted, opens, waits, changed, renamed] = to.lengths;
         self.effects.unlocked.truncate(unlocked);
         self.effects.left_scopes.truncate(left_scopes);
         self.effects.ended.truncate(ended);
         self.effects.minted.truncate(minted);
         self.effects.opens.truncate(opens);
         self.effects.waits.truncate(waits);
+        self.effects.changed.truncate(changed);
+        self.effects.renamed.truncate(renamed);
     }
 
     pub(super) fn put_raw(&mut self, key: &[u8], value: &[u8]) {
@@ -116,7 +124,11 @@ impl<'a> Edit<'a> {
         self.txn.delete(key);
     }
 
+    /// Writes an inode; whoever may keep its attributes is to be told.
     pub(super) fn put_inode(&mut self, ino: Ino, inode: &Inode) {
+        if self.effects.changed.last() != Some(&ino) {
+            self.effects.changed.push(ino);
+        }
         self.put(&self.keys.inode(ino), inode);
     }
 

@@ -1,6 +1,7 @@
 //! Carrying out a frame: queries on a snapshot, everything from the first to
 //! the last mutation in one transaction, each operation for itself.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use flexfs_common::ids::SessionId;
@@ -11,9 +12,11 @@ use flexfs_proto::v1::reply;
 use super::caller::Who;
 use super::context::Context;
 use super::edit::Edit;
-use super::lock_wait::Ticket;
+use super::lock_wait;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
+use super::recalls::{self, Ticket};
+use super::rights::Keep;
 use super::session::Session;
 use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
@@ -26,6 +29,12 @@ const RETRIES: usize = 8;
 
 /// Writes after which a frame goes on in another transaction: some MiB.
 const WRITES_MAX: usize = 16_384;
+
+/// What became of an operation, and what its mount may keep of it.
+struct Answered {
+    outcome: Result<Outcome>,
+    keep: Keep,
+}
 
 /// What a session's operations have in common.
 struct Frame<'f> {
@@ -56,11 +65,22 @@ fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Execution> {
 }
 
 /// A lock that is answered when it is there.
-fn waiting(request_id: u64, ticket: Ticket) -> Execution {
+fn waiting(request_id: u64, ticket: lock_wait::Ticket) -> Execution {
     Execution::Pending(Box::pin(async move {
         match ticket.wait().await {
             Ok(()) => reply(request_id, reply::Result::Empty(v1::Empty {})),
             Err(error) => error_reply(request_id, &error),
+        }
+    }))
+}
+
+/// An answer that is given when nobody keeps anything older any more.
+fn after_recalls(recalls: Vec<Arc<Ticket>>, execution: Execution) -> Execution {
+    Execution::Pending(Box::pin(async move {
+        recalls::settled(recalls).await;
+        match execution {
+            Execution::Done(reply) => reply,
+            Execution::Pending(later) => later.await,
         }
     }))
 }
@@ -114,6 +134,7 @@ impl Volume {
             flags: &frame.flags,
             who: Who::of(op.caller.as_ref(), &frame.flags)?,
             scope_epoch: frame.scope_epoch,
+            keep: Cell::new(Keep::Attributes),
         })
     }
 
@@ -122,8 +143,9 @@ impl Volume {
         if ops.is_empty() {
             return;
         }
-        // The scope's epoch first, then the view.
+        // The scope's epoch and the stamp of rights first, then the view.
         let frame = self.frame(session);
+        let stamp = self.rights.stamp();
         let snapshot = match self.engine.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => return done.extend(refuse_all(ops, &error)),
@@ -132,18 +154,47 @@ impl Volume {
         // of this frame.
         let version = self.engine.head();
         let view = View::new(&*snapshot, &self.keys);
-        for op in ops {
-            let outcome = self.query(&frame, view, op);
-            done.push(self.execution(&frame, op.request_id, outcome, version));
+        let mut answered: Vec<Answered> =
+            ops.iter().map(|op| self.query(&frame, view, op)).collect();
+        self.grant(session, stamp, &mut answered);
+        for (op, answered) in ops.iter().zip(answered) {
+            done.push(self.execution(&frame, op.request_id, answered.outcome, version));
         }
     }
 
-    fn query(&self, frame: &Frame<'_>, view: View<'_>, op: &v1::Op) -> Result<Outcome> {
-        frame.session.check_live()?;
-        let ctx = self.context(frame, op)?;
-        match Operation::of(op)? {
-            Operation::Query(query) => query.answer(&ctx, view),
-            Operation::Mutation(_) => Err(Error::bare(Code::Internal)),
+    fn query(&self, frame: &Frame<'_>, view: View<'_>, op: &v1::Op) -> Answered {
+        let mut keep = Keep::Nothing;
+        let outcome = (|| {
+            frame.session.check_live()?;
+            let ctx = self.context(frame, op)?;
+            let outcome = match Operation::of(op)? {
+                Operation::Query(query) => query.answer(&ctx, view),
+                Operation::Mutation(_) => Err(Error::bare(Code::Internal)),
+            };
+            keep = ctx.keep.get();
+            outcome
+        })();
+        Answered { outcome, keep }
+    }
+
+    /// Lets the mount keep what it is answered, as far as may be.
+    fn grant(&self, session: &Session, stamp: u64, answered: &mut [Answered]) {
+        let Some(mut granting) = self.rights.granting(session, stamp) else { return };
+        for Answered { outcome, keep } in answered {
+            match (outcome.as_mut(), *keep) {
+                (Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)), keep) => {
+                    granting.fill(result, keep);
+                }
+                // Said of a name in a directory that was reached and searched.
+                (Err(error), Keep::Names(dir)) if error.code() == Code::FsNotFound => {
+                    let cache_millis = granting.names(dir);
+                    if cache_millis > 0 {
+                        let absent = v1::Absent { cache_millis };
+                        *outcome = Ok(reply::Result::Absent(absent).into());
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
@@ -202,16 +253,17 @@ impl Volume {
                 if mark.writes() > WRITES_MAX {
                     break;
                 }
-                match self.change(frame, edit, op) {
+                let mut keep = Keep::Nothing;
+                match self.change(frame, edit, op, &mut keep) {
                     Ok(Outcome::After(work)) => {
                         edit.rollback(mark);
                         step = Some(work);
                         break;
                     }
-                    Ok(outcome) => outcomes.push(Ok(outcome)),
+                    Ok(outcome) => outcomes.push(Answered { outcome: Ok(outcome), keep }),
                     Err(error) => {
                         edit.rollback(mark);
-                        outcomes.push(Err(error));
+                        outcomes.push(Answered { outcome: Err(error), keep: Keep::Nothing });
                     }
                 }
             }
@@ -222,21 +274,31 @@ impl Volume {
                 // Who waits is known before anything is handed on; the rest,
                 // signing above all, needs no lock.
                 let mut waits = Vec::new();
-                for (op, outcome) in ops.iter().zip(&outcomes) {
-                    if let Ok(Outcome::Wait(wanted)) = outcome {
+                for (op, answered) in ops.iter().zip(&outcomes) {
+                    if let Ok(Outcome::Wait(wanted)) = &answered.outcome {
                         waits.push((op.request_id, self.waiters.wait(wanted.clone())));
                     }
                 }
-                self.apply(effects, &writer);
+                let mut recalls = self.apply(effects, Some(session.id), &writer);
+                if outcomes.iter().any(|a| matches!(a.outcome, Ok(Outcome::Repeated(_)))) {
+                    // Its first answer may still be waiting for these.
+                    recalls.extend(self.rights.open());
+                }
+                self.grant(session, self.rights.stamp(), &mut outcomes);
                 drop(writer);
                 let mut waits = waits.into_iter();
-                for (op, outcome) in ops.iter().zip(outcomes) {
-                    done.push(match outcome {
+                for (op, answered) in ops.iter().zip(outcomes) {
+                    let execution = match answered.outcome {
                         Ok(Outcome::Wait(_)) => match waits.next() {
                             Some((id, ticket)) => waiting(id, ticket),
                             None => refuse(op, &Error::bare(Code::Internal)),
                         },
                         outcome => self.execution(frame, op.request_id, outcome, version),
+                    };
+                    done.push(if recalls.is_empty() {
+                        execution
+                    } else {
+                        after_recalls(recalls.clone(), execution)
                     });
                 }
                 step
@@ -250,7 +312,13 @@ impl Volume {
     }
 
     /// One operation of a transaction.
-    fn change(&self, frame: &Frame<'_>, edit: &mut Edit<'_>, op: &v1::Op) -> Result<Outcome> {
+    fn change(
+        &self,
+        frame: &Frame<'_>,
+        edit: &mut Edit<'_>,
+        op: &v1::Op,
+        keep: &mut Keep,
+    ) -> Result<Outcome> {
         // The session may have ended by an operation before this one.
         if edit.effects.ended.iter().any(|(ended, _)| *ended == frame.session.id) {
             return Err(Code::FsStale.into());
@@ -266,16 +334,19 @@ impl Volume {
             let result = reply.result.ok_or(Code::EngineFailed)?;
             // Whatever it was, it is on stable storage when a sync was asked.
             let synced = matches!(&op.body, Some(v1::op::Body::CommitData(op)) if op.sync);
-            return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
+            let outcome =
+                if synced { Outcome::AnswerSynced(result) } else { Outcome::Repeated(result) };
+            return Ok(outcome);
         }
         let outcome = mutation.carry_out(&ctx, edit, slot)?;
+        *keep = ctx.keep.get();
         match &outcome {
             Outcome::Answer(result) | Outcome::AnswerSynced(result) => {
                 slots::keep(edit, session, slot, Some(result));
             }
             // Its URLs expire: a repeat gets new ones.
             Outcome::Minted { .. } => slots::keep(edit, session, slot, None),
-            Outcome::Wait(_) | Outcome::After(_) => {}
+            Outcome::Repeated(_) | Outcome::Wait(_) | Outcome::After(_) => {}
         }
         Ok(outcome)
     }
@@ -289,7 +360,9 @@ impl Volume {
         version: CommitVersion,
     ) -> Execution {
         match outcome {
-            Ok(Outcome::Answer(result)) => Execution::Done(reply(request_id, result)),
+            Ok(Outcome::Answer(result) | Outcome::Repeated(result)) => {
+                Execution::Done(reply(request_id, result))
+            }
             Ok(Outcome::AnswerSynced(result)) => {
                 let pump = Arc::clone(&self.syncs);
                 Execution::Pending(Box::pin(async move {

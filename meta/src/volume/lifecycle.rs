@@ -15,7 +15,9 @@ use super::attr::attr;
 use super::edit::Edit;
 use super::keys::{Keys, Tag, id_at};
 use super::lock_wait::LockWaiters;
+use super::recalls::RecallQueue;
 use super::record::{SessionRow, Tombstone, decode};
+use super::rights::Rights;
 use super::scope::Scopes;
 use super::session::{Session, SessionParts};
 use super::session_end::session_of;
@@ -62,6 +64,7 @@ impl Volume {
             writer: Mutex::new(()),
             sessions: SessionTable::default(),
             scopes: Scopes::default(),
+            rights: Rights::default(),
             waiters: Arc::new(LockWaiters::default()),
             ended: Mutex::default(),
             orphan_cursor: Mutex::default(),
@@ -102,6 +105,7 @@ impl Volume {
                 Ok(session) => {
                     let count = opens.get(&id).copied().unwrap_or(0);
                     session.opens.store(count, std::sync::atomic::Ordering::Release);
+                    self.rights.recovered(&session);
                 }
                 Err(error) if error.code() == Code::FlagConflict => {
                     self.end_alone(id, Code::FlagConflict)?;
@@ -158,6 +162,7 @@ impl Volume {
                 dir: new.dir.clone(),
                 peer: new.peer.clone(),
                 opened_at: Some(edit.stamp()),
+                recalls: new.recalls,
             };
             edit.put(&self.keys.session(id), &row);
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));
@@ -213,8 +218,33 @@ impl Volume {
             session.next_generation()
         };
         session.heard();
+        if let Some(recalls) = &session.recalls {
+            recalls.attach(generation);
+        }
         let slot_sequences = self.with_view(|view| slots::sequences(view, session.id))?;
         Ok(Attachment { generation, slot_sequences })
+    }
+
+    /// What is recalled from a session, for its connection; `None` when it
+    /// does not know recalls.
+    #[must_use]
+    pub fn recalls(&self, session: SessionId) -> Option<Arc<RecallQueue>> {
+        self.sessions.live(session).ok()?.recalls.clone()
+    }
+
+    /// A mount has carried out these recalls.
+    pub fn recalls_done(&self, session: SessionId, ids: &[u64]) {
+        if let Some(recalls) = self.recalls(session) {
+            recalls.answered(ids);
+        }
+    }
+
+    /// Every mount is to ask again from now on, whatever it was granted.
+    pub fn recall_everything(&self) {
+        for session in self.sessions.all() {
+            // Nobody waits: nothing has changed.
+            let _ = self.rights.recall_all(&session);
+        }
     }
 
     /// A heartbeat: the lease begins anew.

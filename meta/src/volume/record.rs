@@ -244,6 +244,9 @@ pub(super) struct SessionRow {
     pub(super) peer: String,
     #[prost(message, optional, tag = "11")]
     pub(super) opened_at: Option<Timestamp>,
+    /// The mount knows recalls: it may be granted rights.
+    #[prost(bool, tag = "12")]
+    pub(super) recalls: bool,
 }
 
 impl std::fmt::Debug for SessionRow {

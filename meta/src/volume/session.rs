@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flexfs_common::clock::BootTime;
@@ -14,9 +15,13 @@ use parking_lot::RwLock;
 use zeroize::Zeroizing;
 
 use super::handle::{HandleKey, Handles};
+use super::recalls::RecallQueue;
 use super::record::SessionRow;
 use super::scope::ScopeRoot;
 use super::types::{SessionInfo, SessionKey};
+
+/// How long a mount that left a recall unanswered is granted nothing.
+const DISTRUST: Duration = Duration::from_secs(60);
 
 /// One live mount of one token.
 #[derive(Debug)]
@@ -40,6 +45,13 @@ pub(super) struct Session {
     pub(super) minted: AtomicI64,
     /// Opens.
     pub(super) opens: AtomicI64,
+    /// `None`: the mount does not know recalls.
+    pub(super) recalls: Option<Arc<RecallQueue>>,
+    /// Until then it is granted nothing to keep, because it left a recall
+    /// unanswered: [`BootTime`] in nanoseconds.
+    distrusted: AtomicU64,
+    #[cfg(test)]
+    pretended: AtomicU64,
 }
 
 /// What a session is made of besides its row.
@@ -72,6 +84,10 @@ impl Session {
             heard: AtomicU64::new(BootTime::now().as_nanos()),
             minted: AtomicI64::new(0),
             opens: AtomicI64::new(0),
+            recalls: row.recalls.then(Arc::default),
+            distrusted: AtomicU64::new(0),
+            #[cfg(test)]
+            pretended: AtomicU64::new(0),
             row,
         })
     }
@@ -116,6 +132,9 @@ impl Session {
     pub(super) fn end(&self, code: Code) {
         // Already ended: nothing to change.
         let _ = self.ended.set(code);
+        if let Some(recalls) = &self.recalls {
+            recalls.end();
+        }
     }
 
     /// # Errors
@@ -128,6 +147,21 @@ impl Session {
         Ok(())
     }
 
+    /// May it be granted anything to keep?
+    pub(super) fn may_keep(&self) -> bool {
+        BootTime::from_nanos(self.distrusted.load(Ordering::Acquire)).passed()
+    }
+
+    /// Looks for recalls that ran out without an answer: whoever leaves one
+    /// so is granted nothing for a while, because others wait for it.
+    pub(super) fn review_recalls(&self) {
+        if self.recalls.as_ref().is_some_and(|recalls| recalls.lapse()) {
+            let until = BootTime::now().after(DISTRUST);
+            self.distrusted.store(until.as_nanos(), Ordering::Release);
+            tracing::info!(session = %self.id, "a recall was not answered in time");
+        }
+    }
+
     /// A new connection: frames of older ones are dropped.
     pub(super) fn next_generation(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
@@ -136,11 +170,17 @@ impl Session {
     /// It was heard: the lease begins anew.
     pub(super) fn heard(&self) {
         self.heard.store(BootTime::now().as_nanos(), Ordering::Release);
+        #[cfg(test)]
+        self.pretended.store(0, Ordering::Release);
     }
 
     /// How long it has been silent.
-    pub(super) fn silent_for(&self) -> std::time::Duration {
-        BootTime::now().since(BootTime::from_nanos(self.heard.load(Ordering::Acquire)))
+    pub(super) fn silent_for(&self) -> Duration {
+        let silent =
+            BootTime::now().since(BootTime::from_nanos(self.heard.load(Ordering::Acquire)));
+        #[cfg(test)]
+        let silent = silent + Duration::from_nanos(self.pretended.load(Ordering::Acquire));
+        silent
     }
 
     /// Has its lease ended for everyone?
@@ -148,13 +188,12 @@ impl Session {
         self.silent_for() > limits::LEASE + limits::LEASE_MARGIN
     }
 
-    /// Lets the session look as though it had been silent for `span`.
+    /// Lets the session look as though it had been silent for `span`, also on
+    /// a machine that has not run that long.
     #[cfg(test)]
-    pub(super) fn pretend_silence(&self, span: std::time::Duration) {
+    pub(super) fn pretend_silence(&self, span: Duration) {
         let nanos = u64::try_from(span.as_nanos()).unwrap();
-        let now = BootTime::now().as_nanos();
-        assert!(now > nanos, "the machine has not run that long");
-        self.heard.store(now - nanos, Ordering::Release);
+        self.pretended.store(nanos, Ordering::Release);
     }
 
     pub(super) fn key(&self) -> Result<SessionKey> {

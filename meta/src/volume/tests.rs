@@ -5,6 +5,7 @@ mod confinement;
 mod contents;
 mod data_model;
 mod fixture;
+mod keeping;
 mod locks;
 mod model;
 mod rename;

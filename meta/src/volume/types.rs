@@ -70,6 +70,8 @@ pub struct NewSession {
     pub token_flags: v1::Flags,
     /// What the client asked for (adds restrictions only).
     pub requested: v1::Flags,
+    /// The client answers recalls.
+    pub recalls: bool,
     /// For listings.
     pub host_name: String,
     /// For listings: the mount point.

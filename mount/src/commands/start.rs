@@ -13,9 +13,9 @@ use crate::cli::{OnRevoke, StartArgs};
 use crate::helper_form::HelperCall;
 use crate::{mount_point, places};
 
-/// Threads that work on requests: at least this many, so that one that
-/// compresses does not hold up the others.
-const WORKERS_MIN: usize = 4;
+/// Threads that work on requests, at least: compression and whatever waits for
+/// the kernel have threads of their own, and each idle one more costs wake-ups.
+const WORKERS_MIN: usize = 2;
 
 /// Starts the daemon and waits until the mount answers, or is the daemon.
 pub(super) fn run(arguments: StartArgs) -> ExitCode {

@@ -67,6 +67,9 @@ pub(super) struct FileState {
     pub(super) failed_at: Option<Instant>,
     /// A background flush runs.
     pub(super) flushing: bool,
+    /// Somebody else changed the contents, or may have, since the kernel's
+    /// pages of the file were filled.
+    pub(super) pages_stale: bool,
     /// The attributes after our last commit, until somebody else's come.
     pub(super) committed: Option<v1::Attr>,
     pub(super) pattern: Pattern,
@@ -94,6 +97,7 @@ impl FileState {
             opens: 0,
             failed_at: None,
             flushing: false,
+            pages_stale: false,
             committed: None,
             pattern: Pattern::default(),
         };
@@ -108,6 +112,7 @@ impl FileState {
             let same = attr.change == self.change;
             if !same {
                 self.forget();
+                self.pages_stale = true;
             }
             self.adopt(attr);
         }
@@ -121,6 +126,15 @@ impl FileState {
         self.committed = None;
         if attr.size == 0 && attr.blocks == 0 {
             self.form = Form::Inline(Bytes::new());
+        }
+    }
+
+    /// An operation of this mount has changed the attributes, and nobody else
+    /// has changed anything between: what is cached stays good.
+    pub(super) fn own_change(&mut self, attr: &v1::Attr) {
+        if self.size_known && self.size == attr.size && self.change + 1 == attr.change {
+            self.change = attr.change;
+            self.committed = None;
         }
     }
 
@@ -145,6 +159,7 @@ impl FileState {
             return false;
         }
         if told.change != self.change {
+            self.pages_stale = true;
             self.windows.clear();
             self.committed = None;
         }
@@ -219,12 +234,17 @@ impl FileState {
         self.windows.clear();
         match attr {
             Some(attr) if attr.change >= self.change => {
+                // Ours is one; more than one is others'.
+                self.pages_stale |= attr.change > self.change + 1;
                 self.adopt(&attr);
                 self.form = form;
                 self.committed = Some(attr);
             }
             // Somebody else's change is newer than ours.
-            Some(_) | None => self.forget(),
+            Some(_) | None => {
+                self.forget();
+                self.pages_stale = true;
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Attributes: stat, chmod, chown, truncate, utimens, access.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flexfs_common::Result;
@@ -8,8 +8,9 @@ use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
-use super::{Attributes, FileSystem, reply};
+use super::{Asked, Attributes, FileSystem, Kept, reply};
 use crate::caller::Requester;
+use crate::data::FileData;
 
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,21 +50,42 @@ impl FileSystem {
             Some(file) => file.handle.clone(),
             None => self.inodes.handle(ino)?,
         };
-        let sent = Instant::now();
+        let asked = self.ask();
         let body = Body::GetAttr(v1::GetAttr { handle: handle.to_vec() });
         let attr = reply::attr(self.call_open(who, body).await?)?;
-        let told = self.told(&handle, attr, sent);
-        self.inodes.set_mode(ino, told.attr.mode);
+        let told = self.told(&handle, attr, asked);
+        let looks_the_same = self.inodes.attributes_told(ino, &told.attr);
+        if let Some(data) = self.data.get(self.inodes.meta_ino(ino))
+            && data.pages_are_stale()
+        {
+            if looks_the_same {
+                self.drop_old_pages(ino).await;
+            }
+            // Else the kernel drops them itself when it has this answer.
+            data.pages_dropped();
+        }
         Ok(told)
+    }
+
+    /// Drops the kernel's pages of an inode before an answer about it, which
+    /// would not show that they are old. The kernel then takes the attributes
+    /// of that answer for the caller alone; they are no news to it.
+    async fn drop_old_pages(&self, ino: u64) {
+        let Some(kernel) = self.kernel().map(std::sync::Arc::clone) else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || kernel.drop_inode(ino)).await {
+            tracing::error!("the kernel's pages could not be dropped: {error}");
+        }
     }
 
     /// What the kernel is told of attributes that meta just answered: its own
     /// inode number, what this mount has written since, and how long it may
     /// keep it.
-    pub(super) fn told(&self, handle: &Bytes, mut attr: v1::Attr, sent: Instant) -> Attributes {
-        let ttl = self.ttl(&attr, sent);
+    pub(super) fn told(&self, handle: &Bytes, mut attr: v1::Attr, asked: Asked) -> Attributes {
+        let ino = self.inodes.kernel_ino(attr.ino);
+        let mut kept = self.kept(attr.cache_millis, ino, asked);
         if attr.kind() == v1::FileKind::Regular && self.data.get(Ino(attr.ino)).is_some() {
             let data = self.data.file(handle.clone(), &attr);
+            self.trust(&data, ino, &attr, asked);
             // A commit of ours may have overtaken this answer.
             if let Some(newer) = data.committed_attr().filter(|own| own.change > attr.change) {
                 attr = newer;
@@ -78,9 +100,27 @@ impl FileSystem {
                 attr.mtime = Some(mtime);
                 attr.ctime = Some(mtime);
             }
+            if !data.is_clean() || data.pages_are_stale() {
+                // They change once more when the data is committed; and while
+                // the kernel asks before it reads, its old pages can go first.
+                kept.ttl = Duration::ZERO;
+            }
         }
-        attr.ino = self.inodes.kernel_ino(attr.ino);
-        Attributes { attr, ttl }
+        attr.ino = ino;
+        Attributes { attr, kept, name_kept: Kept::default() }
+    }
+
+    /// Contents need no asking either while the attributes may be kept.
+    pub(super) fn trust(&self, data: &FileData, ino: u64, attr: &v1::Attr, asked: Asked) {
+        if attr.cache_millis == 0 {
+            return;
+        }
+        let until = asked.at + Duration::from_millis(attr.cache_millis.into());
+        // Held meanwhile: a recall that comes now finds it and takes it back.
+        let reading = self.freshness.reading();
+        if reading.permits(ino, asked.stamp) {
+            data.trust(attr.change, until);
+        }
     }
 
     /// chmod, chown, truncate, utimens. What is dirty goes first, so that the
@@ -106,7 +146,8 @@ impl FileSystem {
         if let Some(data) = &data {
             data.flush(&caller, open_id, false).await?;
         }
-        let sent = Instant::now();
+        let at = Instant::now();
+        let change = self.freshness.change(&[ino]);
         let body = Body::SetAttr(v1::SetAttr {
             handle: handle.to_vec(),
             mode: request.mode.map(|mode| mode & 0o7777),
@@ -123,8 +164,11 @@ impl FileSystem {
         {
             data.truncated(&attr);
         }
-        let told = self.told(&handle, attr, sent);
-        self.inodes.set_mode(ino, told.attr.mode);
+        if let Some(data) = &data {
+            data.own_change(&attr);
+        }
+        let told = self.told(&handle, attr, Asked { at, stamp: change.answered() });
+        self.inodes.attributes_told(ino, &told.attr);
         Ok(told)
     }
 

@@ -4,8 +4,6 @@
 //! Offsets of the kernel: 0 = start, 1 = after `.`, 2 = after `..`, then
 //! meta's cookies plus 2.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use flexfs_common::Result;
 use flexfs_proto::v1;
@@ -49,15 +47,16 @@ pub trait DirSink: Send {
 }
 
 impl FileSystem {
-    /// opendir(3). May it be read? Asked here, because programs expect the
-    /// refusal here; meta asks itself again at each page.
+    /// opendir(3). May it be read? Asked here unless the kernel has checked,
+    /// because programs expect the refusal here; meta asks itself again at
+    /// each page.
     ///
     /// # Errors
     /// `FS_STALE`, `FS_ACCESS`, the cut's.
     pub async fn opendir(&self, who: Requester, ino: u64) -> Result<u64> {
         self.ready().await?;
         let handle = self.inodes.handle(ino)?;
-        if !self.acts_as_root(who) {
+        if !self.kernel_checks {
             self.access(who, ino, R_OK).await?;
         }
         let stream = tokio::sync::Mutex::default();
@@ -135,7 +134,7 @@ impl FileSystem {
         plus: bool,
         stream: &mut DirStream,
     ) -> Result<()> {
-        let sent = Instant::now();
+        let asked = self.ask();
         let handle = dir.handle.to_vec();
         let body = Body::ReadDir(v1::ReadDir { handle, cookie, max_bytes: PAGE_BYTES, plus });
         let page = reply::dir_page(self.call(who, 0, body).await?)?;
@@ -149,7 +148,8 @@ impl FileSystem {
             end: page.end,
             after: Some(cookie),
             plus,
-            sent: Some(sent),
+            asked: Some(asked),
+            name_cache_millis: page.name_cache_millis,
         };
         Ok(())
     }
@@ -163,9 +163,12 @@ impl FileSystem {
         sink: &mut impl DirSink,
     ) -> bool {
         let handle = Bytes::copy_from_slice(&entry.handle);
-        let found = match (&entry.attr, stream.sent) {
-            (Some(attr), Some(sent)) if plus && reply::check_attr(attr).is_ok() => {
-                Some(self.told(&handle, *attr, sent))
+        let found = match (&entry.attr, stream.asked) {
+            (Some(attr), Some(asked)) if plus && reply::check_attr(attr).is_ok() => {
+                let mut found = self.told(&handle, *attr, asked);
+                let place = (dir.ino, &entry.name[..]);
+                found.name_kept = self.name_kept(stream.name_cache_millis, place, asked);
+                Some(found)
             }
             _ => None,
         };
@@ -179,8 +182,7 @@ impl FileSystem {
         };
         let taken = sink.add(&item);
         if taken && let Some(told) = &found {
-            let place = (dir.ino, Bytes::copy_from_slice(&entry.name));
-            self.inodes.found(ino, handle, told.attr.mode, &place, !told.ttl.is_zero());
+            self.inodes.found(&told.attr, handle, dir.ino);
         }
         taken
     }
@@ -213,7 +215,8 @@ mod tests {
             end,
             after: Some(5),
             plus: true,
-            sent: None,
+            asked: None,
+            name_cache_millis: 0,
         }
     }
 

@@ -5,7 +5,7 @@ use flexfs_common::Result;
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
-use super::{FileSystem, reply};
+use super::{Asked, FileSystem, reply};
 use crate::caller::Requester;
 use crate::handle_table::OpenFile;
 
@@ -32,6 +32,15 @@ pub struct Opened {
     pub mode: OpenMode,
 }
 
+/// An open as meta granted it.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) handle: Bytes,
+    pub(super) open_id: u64,
+    pub(super) flags: u32,
+    pub(super) asked: Asked,
+}
+
 impl FileSystem {
     /// open(2) of an existing file; O_TRUNC is carried out.
     ///
@@ -45,31 +54,35 @@ impl FileSystem {
             // What was written before the truncation must not arrive after it.
             data.flush(&who.without_groups(), 0, false).await?;
         }
+        let mut asked = self.ask();
+        let change = (flags & O_TRUNC != 0).then(|| self.freshness.change(&[ino]));
         let body = Body::Open(v1::Open { handle: handle.to_vec(), flags });
         let (open_id, attr) = reply::opened(self.call(who, 0, body).await?)?;
-        Ok(self.register_open(ino, handle, open_id, flags, &attr))
+        if let Some(change) = change {
+            asked.stamp = change.answered();
+        }
+        Ok(self.register_open(ino, Grant { handle, open_id, flags, asked }, &attr))
     }
 
     /// Enters an open that meta granted. `attr` is meta's, fresh.
-    pub(super) fn register_open(
-        &self,
-        ino: u64,
-        handle: Bytes,
-        open_id: u64,
-        flags: u32,
-        attr: &v1::Attr,
-    ) -> Opened {
+    pub(super) fn register_open(&self, ino: u64, grant: Grant, attr: &v1::Attr) -> Opened {
+        let Grant { handle, open_id, flags, asked } = grant;
         let data = self.data.file(handle.clone(), attr);
         self.data.opened_as(self.inodes.meta_ino(ino), open_id);
         if flags & O_TRUNC != 0 {
             data.truncated(attr);
         }
+        self.trust(&data, ino, attr, asked);
         let keep = self.inodes.keep_cache(ino, attr.change);
         let mode = match (flags & O_DIRECT != 0, keep) {
             (true, _) => OpenMode::Direct,
             (false, true) => OpenMode::KeepCache,
             (false, false) => OpenMode::Fresh,
         };
+        if matches!(mode, OpenMode::Fresh | OpenMode::KeepCache) {
+            // Dropped by this open, or those of the same contents.
+            data.pages_dropped();
+        }
         let fh = self.handles.add_file(OpenFile { ino, handle, open_id, flags, data });
         Opened { fh, mode }
     }

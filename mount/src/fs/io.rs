@@ -97,6 +97,7 @@ impl FileSystem {
         let file = self.handles.file(fh)?;
         let caller = who.without_groups();
         file.data.flush(&caller, file.open_id, false).await?;
+        let _change = self.freshness.change(&[file.ino]);
         let body = Body::Fallocate(v1::Fallocate {
             handle: file.handle.to_vec(),
             open_id: file.open_id,

@@ -8,8 +8,8 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
-use super::file::Opened;
-use super::{Attributes, FileSystem, check_name, reply};
+use super::file::{Grant, Opened};
+use super::{Asked, Attributes, FileSystem, Found, check_name, reply};
 use crate::caller::Requester;
 
 /// renameat2(2) RENAME_NOREPLACE.
@@ -41,35 +41,49 @@ pub struct Created {
     pub opened: Opened,
 }
 
+/// A name and its inode, as meta has just answered them.
+struct Told<'n> {
+    place: (u64, &'n [u8]),
+    of_name: Asked,
+    of_inode: Asked,
+}
+
 impl FileSystem {
     /// Finds a name. The inode counts as told to the kernel: if the reply
     /// cannot be delivered, call [`FileSystem::forget`].
     ///
     /// # Errors
     /// `FS_NOT_FOUND`, and meta's.
-    pub async fn lookup(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Attributes> {
+    pub async fn lookup(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Found> {
         check_name(name)?;
-        let sent = Instant::now();
+        let asked = self.ask();
         let body = Body::Lookup(v1::Lookup {
             parent: self.inodes.handle(parent)?.to_vec(),
             name: name.to_vec(),
         });
-        let (entry, attr) = reply::entry(self.call(who, 0, body).await?)?;
-        Ok(self.tell((parent, name), entry.handle.into(), attr, sent))
+        match self.call(who, 0, body).await? {
+            v1::reply::Result::Absent(absent) => {
+                let kept = self.name_kept(absent.cache_millis, (parent, name), asked);
+                if kept.ttl.is_zero() {
+                    Err(Code::FsNotFound.into())
+                } else {
+                    Ok(Found::Absent(kept))
+                }
+            }
+            got => {
+                let told = Told { place: (parent, name), of_name: asked, of_inode: asked };
+                self.tell(told, reply::entry(got)?).map(Found::There)
+            }
+        }
     }
 
     /// Counts an inode as told to the kernel and gives what to tell.
-    fn tell(
-        &self,
-        place: (u64, &[u8]),
-        handle: Bytes,
-        attr: v1::Attr,
-        sent: Instant,
-    ) -> Attributes {
-        let told = self.told(&handle, attr, sent);
-        let place = (place.0, Bytes::copy_from_slice(place.1));
-        self.inodes.found(told.attr.ino, handle, told.attr.mode, &place, !told.ttl.is_zero());
-        told
+    fn tell(&self, told: Told<'_>, (entry, attr): (v1::Entry, v1::Attr)) -> Result<Attributes> {
+        let handle = Bytes::from(entry.handle);
+        let mut found = self.told(&handle, attr, told.of_inode);
+        found.name_kept = self.name_kept(entry.name_cache_millis, told.place, told.of_name);
+        self.inodes.found(&found.attr, handle, told.place.0);
+        Ok(found)
     }
 
     /// mkdir, mknod, symlink.
@@ -83,14 +97,27 @@ impl FileSystem {
         name: &[u8],
         request: MakeRequest,
     ) -> Result<Attributes> {
-        let umask = request.umask;
-        let sent = Instant::now();
-        let make = self.make_body(parent, name, request)?;
-        let (entry, attr) = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
-        Ok(self.tell((parent, name), entry.handle.into(), attr, sent))
+        let make = self.make_body(parent, name, &request)?;
+        let (got, told) = self.make_it(who, request.umask, (parent, name), make).await?;
+        self.tell(told, got)
     }
 
-    fn make_body(&self, parent: u64, name: &[u8], request: MakeRequest) -> Result<v1::Make> {
+    async fn make_it<'n>(
+        &self,
+        who: Requester,
+        umask: u32,
+        place: (u64, &'n [u8]),
+        make: v1::Make,
+    ) -> Result<((v1::Entry, v1::Attr), Told<'n>)> {
+        let at = Instant::now();
+        let change = self.freshness.change(&[place.0]);
+        let got = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
+        let of_inode = Asked { at, stamp: change.sent() };
+        let of_name = Asked { at, stamp: change.answered() };
+        Ok((got, Told { place, of_name, of_inode }))
+    }
+
+    fn make_body(&self, parent: u64, name: &[u8], request: &MakeRequest) -> Result<v1::Make> {
         check_name(name)?;
         Ok(v1::Make {
             parent: self.inodes.handle(parent)?.to_vec(),
@@ -98,7 +125,7 @@ impl FileSystem {
             kind: request.kind.into(),
             mode: request.mode & 0o7777,
             rdev: request.rdev,
-            symlink_target: request.target,
+            symlink_target: request.target.clone(),
             exclusive: true,
             open: false,
             open_flags: 0,
@@ -117,19 +144,23 @@ impl FileSystem {
         request: MakeRequest,
         open_flags: u32,
     ) -> Result<Created> {
-        let umask = request.umask;
-        let sent = Instant::now();
         let make = v1::Make {
             exclusive: open_flags & libc::O_EXCL as u32 != 0,
             open: true,
             open_flags,
-            ..self.make_body(parent, name, request)?
+            ..self.make_body(parent, name, &request)?
         };
-        let (entry, attr) = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
-        let handle = Bytes::from(entry.handle);
+        let (got, told) = self.make_it(who, request.umask, (parent, name), make).await?;
+        let (entry, attr) = &got;
         let ino = self.inodes.kernel_ino(attr.ino);
-        let opened = self.register_open(ino, handle.clone(), entry.open_id, open_flags, &attr);
-        let found = self.tell((parent, name), handle, attr, sent);
+        let grant = Grant {
+            handle: Bytes::copy_from_slice(&entry.handle),
+            open_id: entry.open_id,
+            flags: open_flags,
+            asked: told.of_inode,
+        };
+        let opened = self.register_open(ino, grant, attr);
+        let found = self.tell(told, got)?;
         Ok(Created { found, opened })
     }
 
@@ -145,14 +176,17 @@ impl FileSystem {
         new_name: &[u8],
     ) -> Result<Attributes> {
         check_name(new_name)?;
-        let sent = Instant::now();
+        let at = Instant::now();
+        let change = self.freshness.change(&[ino, new_parent]);
         let body = Body::Link(v1::Link {
             handle: self.inodes.handle(ino)?.to_vec(),
             new_parent: self.inodes.handle(new_parent)?.to_vec(),
             new_name: new_name.to_vec(),
         });
-        let (entry, attr) = reply::entry(self.call(who, 0, body).await?)?;
-        Ok(self.tell((new_parent, new_name), entry.handle.into(), attr, sent))
+        let got = reply::entry(self.call(who, 0, body).await?)?;
+        let asked = Asked { at, stamp: change.answered() };
+        let told = Told { place: (new_parent, new_name), of_name: asked, of_inode: asked };
+        self.tell(told, got)
     }
 
     /// unlink(2), or rmdir(2) of a `directory`.
@@ -167,6 +201,7 @@ impl FileSystem {
         directory: bool,
     ) -> Result<()> {
         check_name(name)?;
+        let _change = self.freshness.change(&[parent]);
         let parent = self.inodes.handle(parent)?.to_vec();
         let body = Body::Unlink(v1::Unlink { parent, name: name.to_vec(), directory });
         self.call(who, 0, body).await.map(reply::done)
@@ -190,6 +225,8 @@ impl FileSystem {
         if flags & !both != 0 || flags == both {
             return Err(Error::bare(Code::FsInvalid));
         }
+        // The inode that moves is not named.
+        let _change = self.freshness.change_any();
         let body = Body::Rename(v1::Rename {
             parent: self.inodes.handle(from.0)?.to_vec(),
             name: from.1.to_vec(),

@@ -38,6 +38,7 @@ impl FileSystem {
             return Err(Error::bare(Code::FsRange));
         }
         let handle = self.inodes.handle(ino)?.to_vec();
+        let _change = self.freshness.change(&[ino]);
         let body = Body::SetXattr(v1::SetXattr {
             handle,
             name: name.to_vec(),
@@ -70,6 +71,7 @@ impl FileSystem {
     pub async fn removexattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<()> {
         check_xattr(name)?;
         let handle = self.inodes.handle(ino)?.to_vec();
+        let _change = self.freshness.change(&[ino]);
         let body = Body::RemoveXattr(v1::RemoveXattr { handle, name: name.to_vec() });
         self.call(who, 0, body).await.map(reply::done)
     }

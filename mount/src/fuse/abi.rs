@@ -147,5 +147,10 @@ pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
 /// Notification: a name is void.
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
 
+/// `fuse_notify_inval_entry_out.flags`: the name is to be asked for again.
+pub(super) const EXPIRE_ONLY: u32 = 1 << 0;
+/// The minor version that has it (Linux 6.2).
+pub(super) const MINOR_EXPIRE_ONLY: u32 = 38;
+
 /// STATX_BASIC_STATS | STATX_BTIME (statx(2)).
 pub(super) const STATX_MASK: u32 = 0x0fff;

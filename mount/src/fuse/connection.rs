@@ -1,13 +1,15 @@
-//! One mounted connection: handshake, reading threads, one task per request.
+//! One mounted connection: handshake, a reader, one task per request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flexfs_common::{Code, Error, Result};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
 use super::answer::{Answer, Debt};
-use super::device::{Delivery, Device};
+use super::device::{Delivery, Device, Received};
 use super::encode::Body;
 use super::notify::Notifier;
 use super::operation::{self, LockOp, Operation};
@@ -18,9 +20,8 @@ use crate::errno;
 use crate::fs::FileSystem;
 use crate::session::SessionState;
 
-/// Threads that read requests. Each hands on within microseconds; more than
-/// one only hides the time the kernel takes to wake a reader.
-const READERS: usize = 3;
+/// A request, or the end: an aborted connection is "in error" and not readable.
+const READY: Interest = Interest::READABLE.add(Interest::ERROR);
 /// How often an interrupted request looks whether its server is still there.
 const INTERRUPT_RECHECK: Duration = Duration::from_millis(200);
 
@@ -34,7 +35,7 @@ pub struct ConnectionSettings {
 /// A connection that serves until it is unmounted.
 #[derive(Debug)]
 pub struct Connection {
-    readers: Vec<std::thread::JoinHandle<()>>,
+    reader: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,6 @@ struct Shared {
     fs: Arc<FileSystem>,
     device: Arc<Device>,
     running: Running,
-    runtime: Handle,
 }
 
 impl Connection {
@@ -63,32 +63,37 @@ impl Connection {
         if !device.receive(&mut buffer) {
             return Err(Error::new(Code::MountInvalid, "unmounted while mounting"));
         }
-        handshake(&device, &buffer, settings)?;
-        fs.set_kernel(Arc::new(Notifier(Arc::clone(&device))));
-        let shared = Arc::new(Shared { fs, device, running: Running::default(), runtime });
-        let readers = (0..READERS)
-            .map(|number| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("fuse-{number}"))
-                    .spawn(move || shared.read_requests())
-                    .map_err(|e| Error::bare(Code::Internal).caused_by(e))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Connection { readers })
+        let minor = handshake(&device, &buffer, settings)?;
+        fs.set_kernel(Arc::new(Notifier::new(Arc::clone(&device), minor)));
+        let internal = |e: std::io::Error| Error::bare(Code::Internal).caused_by(e);
+        device.set_nonblocking().map_err(internal)?;
+        let ready = {
+            let _runtime = runtime.enter();
+            watch(Arc::clone(&device)).map_err(internal)?
+        };
+        let shared = Arc::new(Shared { fs, device, running: Running::default() });
+        let reader = runtime.spawn(async move { shared.read_requests(&ready).await });
+        Ok(Connection { reader })
     }
 
-    /// Blocks until the file system is unmounted.
-    pub fn join(self) {
-        for reader in self.readers {
-            // A reader that panicked has said so; the others still served.
-            let _ = reader.join();
-        }
+    /// Returns when the file system is unmounted.
+    pub async fn ended(self) {
+        // A reader that panicked has said so.
+        let _ = self.reader.await;
     }
 }
 
-/// `fuse_init_in` → `fuse_init_out`.
-fn handshake(device: &Device, request: &[u8], settings: ConnectionSettings) -> Result<()> {
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for descriptors that may be closed meanwhile; this one \
+              lives as long as what watches it"
+)]
+fn watch(device: Arc<Device>) -> std::io::Result<AsyncFd<Arc<Device>>> {
+    AsyncFd::with_interest(device, READY)
+}
+
+/// `fuse_init_in` → `fuse_init_out`. Gives the minor version in use.
+fn handshake(device: &Device, request: &[u8], settings: ConnectionSettings) -> Result<u32> {
     let too_old = || Error::new(Code::MountInvalid, "the kernel's FUSE protocol is not understood");
     let (header, mut fields) = parse::header(request).map_err(|_: Malformed| too_old())?;
     let mut take = || -> Result<u32> { fields.u32().map_err(|_: Malformed| too_old()) };
@@ -118,14 +123,31 @@ fn handshake(device: &Device, request: &[u8], settings: ConnectionSettings) -> R
     body.u32(1).u16(abi::MAX_PAGES).u16(0).u32(halves[1]).zeros(7 * 4);
     device.reply(header.unique, 0, &body.finish());
     tracing::debug!(minor, flags = format!("{flags:x}"), "FUSE connection initialised");
-    Ok(())
+    Ok(abi::MINOR.min(minor))
 }
 
 impl Shared {
-    fn read_requests(self: &Arc<Shared>) {
+    /// Reads requests and hands each on within microseconds. On the runtime's
+    /// own threads, whichever is free: a thread that only reads would have to
+    /// wake another one for each request, which costs more than the reading.
+    async fn read_requests(self: &Arc<Shared>, ready: &AsyncFd<Arc<Device>>) {
         let mut buffer = Vec::with_capacity(abi::BUFFER);
-        while self.device.receive(&mut buffer) {
-            self.serve(&buffer);
+        loop {
+            let mut guard = match ready.ready(READY).await {
+                Ok(guard) => guard,
+                Err(error) => {
+                    tracing::error!("waiting for /dev/fuse failed: {error}");
+                    return;
+                }
+            };
+            loop {
+                match self.device.try_receive(&mut buffer) {
+                    Received::Request => self.serve(&buffer),
+                    Received::Nothing => break,
+                    Received::End => return,
+                }
+            }
+            guard.clear_ready();
         }
     }
 
@@ -178,15 +200,15 @@ impl Shared {
         match operation {
             Operation::Ioctl => debt.refuse(errno::NO_IOCTL),
             Operation::Unknown => debt.refuse(errno::NOT_SERVED),
-            Operation::Destroy => drop(debt.pay(&Ok(Answer::empty()))),
+            Operation::Destroy => drop(debt.pay(&mut Ok(Answer::empty()), self.fs.freshness())),
             Operation::Xattr(_) if !self.fs.has_xattrs() => debt.refuse(errno::NOT_SERVED),
             operation => {
                 let interrupted = self.running.enter(header.unique);
                 let shared = Arc::clone(self);
-                self.runtime.spawn(async move {
-                    let answer = shared.work(header, operation, &interrupted).await;
+                tokio::spawn(async move {
+                    let mut answer = shared.work(header, operation, &interrupted).await;
                     shared.running.leave(header.unique);
-                    if debt.pay(&answer) == Delivery::Gone {
+                    if debt.pay(&mut answer, shared.fs.freshness()) == Delivery::Gone {
                         shared.undo(answer).await;
                     }
                 });

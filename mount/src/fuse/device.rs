@@ -1,7 +1,7 @@
 //! `/dev/fuse`: one message per read, one per write.
 
 use std::io::IoSlice;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -13,6 +13,17 @@ use super::abi;
 #[derive(Debug)]
 pub(super) struct Device(OwnedFd);
 
+/// What a read of the device gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// It is in the buffer.
+    Request,
+    /// None waits.
+    Nothing,
+    /// The file system was unmounted or the connection aborted.
+    End,
+}
+
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
@@ -22,24 +33,52 @@ pub(super) enum Delivery {
     Gone,
 }
 
+impl AsRawFd for Device {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl Device {
     pub(super) fn new(fd: OwnedFd) -> Device {
         Device(fd)
     }
 
-    /// Waits for a request. False when the file system was unmounted or the
-    /// connection aborted.
+    /// Waits for a request, holding up the thread. False when the file system
+    /// was unmounted or the connection aborted.
     pub(super) fn receive(&self, buffer: &mut Vec<u8>) -> bool {
+        loop {
+            match self.try_receive(buffer) {
+                Received::Request => return true,
+                Received::Nothing => {}
+                Received::End => return false,
+            }
+        }
+    }
+
+    /// From now on [`Device::try_receive`] does not wait.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn set_nonblocking(&self) -> std::io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.0)?;
+        rustix::fs::fcntl_setfl(&self.0, flags | rustix::fs::OFlags::NONBLOCK)?;
+        Ok(())
+    }
+
+    /// Reads a request, if there is one.
+    pub(super) fn try_receive(&self, buffer: &mut Vec<u8>) -> Received {
         loop {
             buffer.clear();
             match rustix::io::read(&self.0, spare_capacity(buffer)) {
-                Ok(_) => return true,
+                Ok(_) => return Received::Request,
+                Err(Errno::AGAIN) => return Received::Nothing,
                 // ENOENT: the request was taken back before it was read.
-                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
-                Err(Errno::NODEV) => return false,
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(Errno::NODEV) => return Received::End,
                 Err(error) => {
                     tracing::error!("reading /dev/fuse failed: {error}");
-                    return false;
+                    return Received::End;
                 }
             }
         }

@@ -1,13 +1,17 @@
 //! Values → bytes of replies, in the machine's byte order.
 
+use bytes::Bytes;
 use flexfs_proto::v1;
 
 use super::abi;
-use crate::fs::{Attributes, DirItem, DirSink};
+use crate::freshness::Reading;
+use crate::fs::{Attributes, DirItem, DirSink, Kept};
 
 /// st_blksize: what programs take as buffer. Larger than a page, because each
 /// request costs the same.
 const PREFERRED_IO: u32 = 64 * 1024;
+/// Bytes of `fuse_attr`.
+const ATTR: usize = 88;
 /// Bytes of `fuse_entry_out`.
 const ENTRY_OUT: usize = 128;
 /// Bytes of `fuse_dirent` without its name.
@@ -15,36 +19,74 @@ const DIRENT: usize = 24;
 
 /// Appends values to a reply.
 #[derive(Debug, Default)]
-pub(super) struct Body(Vec<u8>);
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    promises: Vec<Promise>,
+}
+
+/// A time in a reply for which the kernel may keep something.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    /// Where the seconds (64 bits) and nanoseconds (32 bits) stand.
+    seconds_at: usize,
+    nanos_at: usize,
+    kept: Kept,
+}
+
+/// Makes zero of every time that is not to be promised any more.
+pub(super) fn withdraw(reply: Bytes, promises: &[Promise], reading: &Reading<'_>) -> Bytes {
+    let broken = |promise: &&Promise| !reading.permits(promise.kept.ino, promise.kept.stamp);
+    if promises.iter().find(broken).is_none() {
+        return reply;
+    }
+    let mut bytes = Vec::from(reply);
+    for promise in promises.iter().filter(broken) {
+        let (seconds, nanos) = (promise.seconds_at, promise.nanos_at);
+        bytes.get_mut(seconds..seconds + 8).unwrap_or_default().fill(0);
+        bytes.get_mut(nanos..nanos + 4).unwrap_or_default().fill(0);
+    }
+    bytes.into()
+}
 
 impl Body {
     pub(super) fn u16(&mut self, value: u16) -> &mut Body {
-        self.0.extend(value.to_ne_bytes());
+        self.bytes.extend(value.to_ne_bytes());
         self
     }
 
     pub(super) fn u32(&mut self, value: u32) -> &mut Body {
-        self.0.extend(value.to_ne_bytes());
+        self.bytes.extend(value.to_ne_bytes());
         self
     }
 
     pub(super) fn u64(&mut self, value: u64) -> &mut Body {
-        self.0.extend(value.to_ne_bytes());
+        self.bytes.extend(value.to_ne_bytes());
         self
     }
 
     pub(super) fn bytes(&mut self, value: &[u8]) -> &mut Body {
-        self.0.extend_from_slice(value);
+        self.bytes.extend_from_slice(value);
         self
     }
 
     pub(super) fn zeros(&mut self, count: usize) -> &mut Body {
-        self.0.resize(self.0.len() + count, 0);
+        self.bytes.resize(self.bytes.len() + count, 0);
         self
     }
 
     pub(super) fn finish(self) -> Vec<u8> {
-        self.0
+        self.bytes
+    }
+
+    /// With the times in it that are to be checked when it is sent.
+    pub(super) fn finish_promising(self) -> (Vec<u8>, Vec<Promise>) {
+        (self.bytes, self.promises)
+    }
+
+    fn promise(&mut self, kept: Kept, seconds_at: usize, nanos_at: usize) {
+        if !kept.ttl.is_zero() {
+            self.promises.push(Promise { seconds_at, nanos_at, kept });
+        }
     }
 
     /// `fuse_attr`.
@@ -59,20 +101,39 @@ impl Body {
 
     /// `fuse_entry_out`. Generation 0: inode numbers are never used twice.
     pub(super) fn entry(&mut self, told: &Attributes) -> &mut Body {
-        let (seconds, nanos) = (told.ttl.as_secs(), told.ttl.subsec_nanos());
-        self.u64(told.attr.ino).u64(0).u64(seconds).u64(seconds).u32(nanos).u32(nanos);
+        let (name, attributes) = (told.name_kept, told.kept);
+        let at = self.bytes.len();
+        self.promise(name, at + 16, at + 32);
+        self.promise(attributes, at + 24, at + 36);
+        self.u64(told.attr.ino).u64(0);
+        self.u64(name.ttl.as_secs()).u64(attributes.ttl.as_secs());
+        self.u32(name.ttl.subsec_nanos()).u32(attributes.ttl.subsec_nanos());
         self.attr(&told.attr)
+    }
+
+    /// `fuse_entry_out` of a name that is not there: node 0.
+    pub(super) fn absent(&mut self, kept: Kept) -> &mut Body {
+        let at = self.bytes.len();
+        self.promise(kept, at + 16, at + 32);
+        self.u64(0).u64(0).u64(kept.ttl.as_secs()).u64(0);
+        self.u32(kept.ttl.subsec_nanos()).u32(0).zeros(ATTR)
     }
 
     /// `fuse_attr_out`.
     pub(super) fn attr_out(&mut self, told: &Attributes) -> &mut Body {
-        self.u64(told.ttl.as_secs()).u32(told.ttl.subsec_nanos()).u32(0).attr(&told.attr)
+        self.attr_valid(told.kept).u32(0).attr(&told.attr)
+    }
+
+    fn attr_valid(&mut self, kept: Kept) -> &mut Body {
+        let at = self.bytes.len();
+        self.promise(kept, at, at + 8);
+        self.u64(kept.ttl.as_secs()).u32(kept.ttl.subsec_nanos())
     }
 
     /// `fuse_statx_out`.
     pub(super) fn statx_out(&mut self, told: &Attributes) -> &mut Body {
         let attr = &told.attr;
-        self.u64(told.ttl.as_secs()).u32(told.ttl.subsec_nanos()).u32(0).u64(0).u64(0);
+        self.attr_valid(told.kept).u32(0).u64(0).u64(0);
         self.u32(abi::STATX_MASK).u32(PREFERRED_IO).u64(0);
         self.u32(attr.nlink).u32(attr.uid).u32(attr.gid);
         // Type and permissions are 16 bits wide.
@@ -154,8 +215,8 @@ impl DirBuffer {
         DirBuffer { body: Body::default(), limit, plus, told: Vec::new() }
     }
 
-    pub(super) fn finish(self) -> (Vec<u8>, Vec<u64>) {
-        (self.body.finish(), self.told)
+    pub(super) fn finish(self) -> (Body, Vec<u64>) {
+        (self.body, self.told)
     }
 }
 
@@ -163,7 +224,7 @@ impl DirSink for DirBuffer {
     fn add(&mut self, item: &DirItem<'_>) -> bool {
         let named = (DIRENT + item.name.len()).next_multiple_of(8);
         let size = named + if self.plus { ENTRY_OUT } else { 0 };
-        if self.body.0.len() + size > self.limit {
+        if self.body.bytes.len() + size > self.limit {
             return false;
         }
         match item.found {
@@ -190,6 +251,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::freshness::Freshness;
 
     fn told() -> Attributes {
         let at = |seconds, nanos| Some(v1::Timestamp { seconds, nanos });
@@ -205,20 +267,50 @@ mod tests {
             ctime: at(3, 7),
             ..Default::default()
         };
-        Attributes { attr, ttl: Duration::from_millis(1500) }
+        let kept = Kept { ttl: Duration::from_millis(1500), ino: 77, ..Kept::default() };
+        let name_kept = Kept { ttl: Duration::from_millis(2500), ino: 5, ..Kept::default() };
+        Attributes { attr, kept, name_kept }
     }
 
     #[test]
     fn structures_have_the_kernels_sizes() {
         let told = told();
         let size = |fill: &dyn Fn(&mut Body) -> usize| fill(&mut Body::default());
-        assert_eq!(size(&|b| b.attr(&told.attr).0.len()), 88);
-        assert_eq!(size(&|b| b.entry(&told).0.len()), 128);
-        assert_eq!(size(&|b| b.attr_out(&told).0.len()), 104);
-        assert_eq!(size(&|b| b.statx_out(&told).0.len()), 288);
-        assert_eq!(size(&|b| b.open_out(1, 2).0.len()), 16);
-        assert_eq!(size(&|b| b.statfs_out(&v1::StatFsResult::default()).0.len()), 80);
-        assert_eq!(size(&|b| b.lock_out(&v1::LockState::default()).0.len()), 24);
+        assert_eq!(size(&|b| b.attr(&told.attr).bytes.len()), 88);
+        assert_eq!(size(&|b| b.entry(&told).bytes.len()), 128);
+        assert_eq!(size(&|b| b.absent(told.kept).bytes.len()), 128);
+        assert_eq!(size(&|b| b.attr_out(&told).bytes.len()), 104);
+        assert_eq!(size(&|b| b.statx_out(&told).bytes.len()), 288);
+        assert_eq!(size(&|b| b.open_out(1, 2).bytes.len()), 16);
+        assert_eq!(size(&|b| b.statfs_out(&v1::StatFsResult::default()).bytes.len()), 80);
+        assert_eq!(size(&|b| b.lock_out(&v1::LockState::default()).bytes.len()), 24);
+    }
+
+    #[test]
+    fn a_promise_that_a_recall_overtook_is_withdrawn_and_no_other() {
+        let fresh = Freshness::default();
+        let mut told = told();
+        (told.kept.stamp, told.name_kept.stamp) = (fresh.stamp(), fresh.stamp());
+        let times = |recalled: Option<u64>| {
+            let mut body = Body::default();
+            body.u64(9).entry(&told);
+            let (bytes, promises) = body.finish_promising();
+            fresh.recalled(recalled);
+            let bytes = withdraw(bytes.into(), &promises, &fresh.reading());
+            let u64_at = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+            let u32_at = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+            [(u64_at(24), u32_at(40)), (u64_at(32), u32_at(44))]
+        };
+        let half = 500_000_000;
+        assert_eq!(times(None), [(2, half), (1, half)]);
+        assert_eq!(times(Some(5)), [(0, 0), (1, half)]);
+        assert_eq!(times(Some(77)), [(0, 0), (0, 0)]);
+        for body in [Body::default().attr_out(&told), Body::default().statx_out(&told)] {
+            let (bytes, promises) = std::mem::take(body).finish_promising();
+            assert_eq!(bytes[..8], 1_u64.to_ne_bytes());
+            let bytes = withdraw(bytes.into(), &promises, &fresh.reading());
+            assert_eq!(bytes[..12], [0; 12]);
+        }
     }
 
     #[test]
@@ -244,7 +336,8 @@ mod tests {
         assert!(buffer.add(&item(b"a")));
         assert!(buffer.add(&item(b"12345678")));
         assert!(!buffer.add(&item(b"b")));
-        let (bytes, told) = buffer.finish();
+        let (body, told) = buffer.finish();
+        let bytes = body.finish();
         assert_eq!(bytes.len(), 64);
         assert_eq!(bytes[20..24], 4_u32.to_ne_bytes(), "DT_DIR");
         assert!(told.is_empty());
@@ -257,7 +350,8 @@ mod tests {
         let kind = v1::FileKind::Regular;
         assert!(buffer.add(&DirItem { ino: 1, next: 1, kind, name: b".", found: None }));
         assert!(buffer.add(&DirItem { ino: 77, next: 3, kind, name: b"f", found: Some(&told) }));
-        let (bytes, told) = buffer.finish();
+        let (body, told) = buffer.finish();
+        let bytes = body.finish();
         assert_eq!(told, [77]);
         assert_eq!(bytes.len(), 2 * (128 + 32));
         assert_eq!(bytes[..8], [0; 8]);

@@ -1,8 +1,9 @@
 //! mount(2), umount2(2), and fusermount3 where the user may not.
 //!
-//! Without `default_permissions`: meta decides, by the identity it squashed
-//! or pinned, which the kernel does not know; and the kernel would ask for the
-//! attributes of every directory on every path, to check them a second time.
+//! With `default_permissions` where the kernel sees the ids that meta acts
+//! for: it checks what it answers from its caches, and meta checks again what
+//! it is asked. Under squashing or pins meta alone decides
+//! (docs/adr/0012-permissions-are-metas.md).
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Error, Result, flags};
 use flexfs_proto::v1;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -173,8 +174,9 @@ fn mount_directly(settings: &MountSettings) -> Result<OwnedFd> {
         .map_err(|e| failed(dir, "/dev/fuse cannot be opened (modprobe fuse?)").caused_by(e))?;
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     let allow_other = if settings.owner_only { "" } else { ",allow_other" };
+    let checks = if flags::identity_is_true(&settings.flags) { ",default_permissions" } else { "" };
     let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}{allow_other}",
+        "fd={},rootmode=40000,user_id={},group_id={}{allow_other}{checks}",
         device.as_raw_fd(),
         user.as_raw(),
         group.as_raw(),
@@ -231,6 +233,7 @@ fn helper_options(settings: &MountSettings) -> String {
     let mut options = format!("fsname={},subtype=flexfs", settings.volume);
     let more = [
         (!settings.owner_only, "allow_other"),
+        (flags::identity_is_true(&settings.flags), "default_permissions"),
         (flags.ro, "ro"),
         (flags.no_exec, "noexec"),
         (flags.no_suid, "nosuid"),
@@ -268,5 +271,7 @@ mod tests {
         let settings =
             MountSettings { volume: "vol".into(), dir: "/mnt".into(), flags, owner_only: false };
         assert_eq!(helper_options(&settings), "fsname=vol,subtype=flexfs,allow_other,ro,nodev");
+        let settings = MountSettings { flags: v1::Flags::default(), owner_only: true, ..settings };
+        assert_eq!(helper_options(&settings), "fsname=vol,subtype=flexfs,default_permissions");
     }
 }

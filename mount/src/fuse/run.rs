@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::encode::{Body, DirBuffer};
 use super::operation::{AttrOp, DirOp, FileOp, LockOp, NameOp, Operation, XattrOp};
 use super::parse::Header;
-use crate::fs::{Attributes, FileSystem, OpenMode, Opened};
+use crate::fs::{Attributes, FileSystem, Found, OpenMode, Opened};
 
 /// Carries out what waits for an answer.
 pub(super) async fn run(
@@ -36,7 +36,14 @@ pub(super) async fn run(
 async fn name(fs: &FileSystem, header: Header, op: NameOp) -> Result<Answer> {
     let Header { who, node, .. } = header;
     match op {
-        NameOp::Lookup(name) => fs.lookup(who, node, &name).await.map(|told| entry(&told)),
+        NameOp::Lookup(name) => fs.lookup(who, node, &name).await.map(|found| match found {
+            Found::There(told) => entry(&told),
+            Found::Absent(kept) => {
+                let mut body = Body::default();
+                body.absent(kept);
+                Answer::promising(body)
+            }
+        }),
         NameOp::Make(name, request) => {
             fs.make(who, node, &name, request).await.map(|told| entry(&told))
         }
@@ -46,10 +53,9 @@ async fn name(fs: &FileSystem, header: Header, op: NameOp) -> Result<Answer> {
             body.entry(&created.found);
             body.open_out(created.opened.fh, open_flags(created.opened));
             Ok(Answer {
-                body: body.finish().into(),
                 told: vec![created.found.attr.ino],
                 opened: Some(created.opened.fh),
-                opened_dir: None,
+                ..Answer::promising(body)
             })
         }
         NameOp::Unlink(name, directory) => {
@@ -67,7 +73,7 @@ async fn name(fs: &FileSystem, header: Header, op: NameOp) -> Result<Answer> {
 fn entry(told: &Attributes) -> Answer {
     let mut body = Body::default();
     body.entry(told);
-    Answer { told: vec![told.attr.ino], ..Answer::body(body.finish()) }
+    Answer { told: vec![told.attr.ino], ..Answer::promising(body) }
 }
 
 fn open_flags(opened: Opened) -> u32 {
@@ -96,7 +102,7 @@ async fn attr(fs: &FileSystem, header: Header, op: AttrOp) -> Result<Answer> {
             body.statfs_out(&fs.statfs(who, node).await?);
         }
     }
-    Ok(Answer::body(body.finish()))
+    Ok(Answer::promising(body))
 }
 
 async fn file(fs: &FileSystem, header: Header, op: FileOp) -> Result<Answer> {
@@ -152,7 +158,7 @@ async fn dir(fs: &FileSystem, header: Header, op: DirOp) -> Result<Answer> {
                 fs.readdir(who, fh, offset, plus, sink).await?;
             }
             let (body, told) = buffer.buffer.take().map(DirBuffer::finish).unwrap_or_default();
-            Ok(Answer { told, ..Answer::body(body) })
+            Ok(Answer { told, ..Answer::promising(body) })
         }
         DirOp::Release(fh) => fs.releasedir(fh).map(|()| Answer::empty()),
         DirOp::Fsync => fs.fsyncdir(who).await.map(|()| Answer::empty()),

@@ -25,7 +25,7 @@ impl Events {
     pub(super) fn push(&self, event: SessionEvent) {
         let mut queue = self.queue.lock();
         let max = match event {
-            SessionEvent::Recall { .. } => QUEUE_MAX,
+            SessionEvent::Recall(_) => QUEUE_MAX,
             SessionEvent::Cut(_)
             | SessionEvent::LeaseLost
             | SessionEvent::LeaseBack

@@ -1,6 +1,5 @@
 //! What the session's tasks share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,7 +51,6 @@ pub(crate) struct Shared {
     phase: watch::Sender<Phase>,
     ended: OnceLock<Arc<Error>>,
     heartbeats: Mutex<Heartbeats>,
-    recalls: AtomicU64,
     driver_done: CancellationToken,
 }
 
@@ -88,7 +86,6 @@ impl Shared {
             phase: watch::Sender::new(Phase::Down),
             ended: OnceLock::new(),
             heartbeats: Mutex::new(Heartbeats::default()),
-            recalls: AtomicU64::new(0),
             driver_done: CancellationToken::new(),
         }
     }
@@ -103,10 +100,6 @@ impl Shared {
 
     pub(super) fn is_over(&self) -> bool {
         self.ended.get().is_some() || self.stop.is_cancelled()
-    }
-
-    pub(super) fn recalls(&self) -> u64 {
-        self.recalls.load(Ordering::Acquire)
     }
 
     pub(super) fn wait_limit(&self) -> Duration {
@@ -163,10 +156,7 @@ impl Shared {
     }
 
     pub(super) fn recall(&self, recall: v1::Recall) {
-        // Before the event: a caller that compares the count before and after
-        // its own answer cannot miss a recall that came with it.
-        self.recalls.fetch_add(1, Ordering::AcqRel);
-        self.events.push(SessionEvent::Recall { id: recall.id, inos: recall.inos });
+        self.events.push(SessionEvent::Recall(recall));
     }
 
     /// The session has ended for good: every waiting and every later call

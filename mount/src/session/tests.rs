@@ -217,14 +217,15 @@ async fn waiting_locks_leave_a_slot_for_the_unlock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recalls_are_counted_told_and_answered() {
+async fn recalls_are_told_and_answered() {
     let server = LoopbackMeta::start(Sizes::default()).await;
     let (session, mut events) = server.mount(LONG).await;
-    let recall = v1::Recall { id: 5, inos: vec![1, 2] };
-    server.told.send(v1::ServerFrame { recalls: vec![recall], ..Default::default() }).unwrap();
-    let SessionEvent::Recall { id, inos } = event(&mut events).await else { panic!("a recall") };
-    assert_eq!((id, inos, session.recalls()), (5, vec![1, 2], 1));
-    session.recall_done(id);
+    let recall = v1::Recall { id: 5, inos: vec![1, 2], ..v1::Recall::default() };
+    let recalls = vec![recall.clone()];
+    server.told.send(v1::ServerFrame { recalls, ..Default::default() }).unwrap();
+    let SessionEvent::Recall(told) = event(&mut events).await else { panic!("a recall") };
+    assert_eq!(told, recall);
+    session.recall_done(told.id);
     until(|| server.world.lock().recalls_done == [5]).await;
 }
 

@@ -26,6 +26,7 @@ pub(in crate::volume) fn make(
     let name = DentryName::parse(&op.name)?;
     dir.need_dir()?;
     need(dir.inode(), &ctx.who, X)?;
+    ctx.keep_names(dir.ino());
     if let Some((_, existing)) = confine::child(ctx, edit.view(), dir, &name)? {
         return open_existing(ctx, edit, existing, op, kind);
     }
@@ -56,7 +57,8 @@ pub(in crate::volume) fn make(
         0
     };
     let handle = ctx.session.handles.make(ino);
-    let entry = v1::Entry { handle: handle.into(), attr: Some(attr(ino, &inode)), open_id };
+    let attr = Some(attr(ino, &inode));
+    let entry = v1::Entry { handle: handle.into(), attr, open_id, ..v1::Entry::default() };
     Ok(reply::Result::Entry(entry).into())
 }
 
@@ -87,7 +89,8 @@ fn open_existing(
         (0, existing.inode().clone())
     };
     let handle = ctx.session.handles.make(ino);
-    let entry = v1::Entry { handle: handle.into(), attr: Some(attr(ino, &inode)), open_id };
+    let attr = Some(attr(ino, &inode));
+    let entry = v1::Entry { handle: handle.into(), attr, open_id, ..v1::Entry::default() };
     Ok(reply::Result::Entry(entry).into())
 }
 

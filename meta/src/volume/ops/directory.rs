@@ -57,7 +57,11 @@ pub(in crate::volume) fn read_dir(
         entries.push(entry);
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(reply::Result::DirPage(v1::DirPage { entries, end }).into())
+    // Only who may search it was told what the names name.
+    if plus {
+        ctx.keep_names(dir.ino());
+    }
+    Ok(reply::Result::DirPage(v1::DirPage { entries, end, name_cache_millis: 0 }).into())
 }
 
 fn entry(

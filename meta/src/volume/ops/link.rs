@@ -23,10 +23,12 @@ pub(in crate::volume) fn lookup(
     let name = DentryName::parse(&op.name)?;
     dir.need_dir()?;
     need(dir.inode(), &ctx.who, X)?;
+    ctx.keep_names(dir.ino());
     let (_, child) = confine::child(ctx, view, dir, &name)?.ok_or(Code::FsNotFound)?;
     let handle = ctx.session.handles.make(child.ino());
     let attr = Some(attr(child.ino(), child.inode()));
-    Ok(reply::Result::Entry(v1::Entry { handle: handle.into(), attr, open_id: 0 }).into())
+    let entry = v1::Entry { handle: handle.into(), attr, ..v1::Entry::default() };
+    Ok(reply::Result::Entry(entry).into())
 }
 
 pub(in crate::volume) fn link(
@@ -62,7 +64,9 @@ pub(in crate::volume) fn link(
     })?;
     let handle = ctx.session.handles.make(ino);
     let attr = Some(attr(ino, &inode));
-    Ok(reply::Result::Entry(v1::Entry { handle: handle.into(), attr, open_id: 0 }).into())
+    ctx.keep_names(dir.ino());
+    let entry = v1::Entry { handle: handle.into(), attr, ..v1::Entry::default() };
+    Ok(reply::Result::Entry(entry).into())
 }
 
 pub(in crate::volume) fn unlink(

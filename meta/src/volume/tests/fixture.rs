@@ -96,7 +96,16 @@ impl Fixture {
     }
 
     pub(super) fn client_with(&self, scope: &str, token_flags: v1::Flags) -> Client {
-        let opened = self.volume.open_session(new_session(scope, token_flags)).unwrap();
+        self.client_of(new_session(scope, token_flags))
+    }
+
+    /// A client that may keep answers, and answers recalls when the test does.
+    pub(super) fn keeper(&self, scope: &str, token_flags: v1::Flags) -> Client {
+        self.client_of(NewSession { recalls: true, ..new_session(scope, token_flags) })
+    }
+
+    fn client_of(&self, new: NewSession) -> Client {
+        let opened = self.volume.open_session(new).unwrap();
         let generation = self.volume.attach(opened.id).unwrap().generation;
         Client {
             volume: Arc::clone(&self.volume),
@@ -129,6 +138,7 @@ pub(super) fn new_session(scope: &str, token_flags: v1::Flags) -> NewSession {
         scope: scope.parse().unwrap(),
         token_flags,
         requested: v1::Flags::default(),
+        recalls: false,
         host_name: "host".to_owned(),
         dir: "/mnt".to_owned(),
         peer: "127.0.0.1:1".to_owned(),
@@ -249,7 +259,7 @@ impl Client {
         let mut at = v1::Entry {
             handle: self.root.clone(),
             attr: Some(self.getattr(&self.root)?),
-            open_id: 0,
+            ..v1::Entry::default()
         };
         for name in path.split('/').filter(|name| !name.is_empty()) {
             at = self.lookup(&at.handle, name)?;

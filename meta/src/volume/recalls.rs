@@ -1,0 +1,204 @@
+//! Recalls on their way to one mount: sent, sent again on a new connection,
+//! answered, or over because the right's time is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flexfs_common::clock::BootTime;
+use flexfs_proto::v1;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// One recall, as those see it who wait for it.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    done: CancellationToken,
+    /// When every right that it recalls has ended by itself: [`BootTime`] in
+    /// nanoseconds.
+    until: AtomicU64,
+}
+
+impl Ticket {
+    pub(super) fn new(until: BootTime) -> Arc<Ticket> {
+        Arc::new(Ticket { done: CancellationToken::new(), until: AtomicU64::new(until.as_nanos()) })
+    }
+
+    /// It recalls another right as well, which ends then.
+    pub(super) fn covers(&self, until: BootTime) {
+        self.until.fetch_max(until.as_nanos(), Ordering::AcqRel);
+    }
+
+    fn until(&self) -> BootTime {
+        BootTime::from_nanos(self.until.load(Ordering::Acquire))
+    }
+
+    /// Is there nothing left to wait for?
+    pub(super) fn is_over(&self) -> bool {
+        self.done.is_cancelled() || self.until().passed()
+    }
+
+    async fn over(&self) {
+        while !self.is_over() {
+            tokio::select! {
+                () = self.done.cancelled() => return,
+                () = tokio::time::sleep(self.until().left()) => {}
+            }
+        }
+    }
+}
+
+/// Waits until everything recalled is given up or over: a mount that does not
+/// answer delays others by at most its lease.
+pub(super) async fn settled(tickets: Vec<Arc<Ticket>>) {
+    for ticket in tickets {
+        ticket.over().await;
+    }
+}
+
+/// What a recall takes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Recalled {
+    pub(super) inos: Vec<u64>,
+    pub(super) name_inos: Vec<u64>,
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next_id: u64,
+    /// The connection that recalls go to.
+    generation: u64,
+    to_send: VecDeque<u64>,
+    /// Not answered yet. As many as the session has rights, at most.
+    open: BTreeMap<u64, (Recalled, Arc<Ticket>)>,
+}
+
+/// The recalls of one session.
+#[derive(Debug, Default)]
+pub struct RecallQueue {
+    inner: Mutex<Inner>,
+    wake: Notify,
+}
+
+impl RecallQueue {
+    /// Sends a recall; `ticket` is over when it is answered.
+    pub(super) fn push(&self, recalled: Recalled, ticket: Arc<Ticket>) {
+        {
+            let mut inner = self.inner.lock();
+            inner.next_id += 1;
+            let id = inner.next_id;
+            inner.open.insert(id, (recalled, ticket));
+            inner.to_send.push_back(id);
+        }
+        self.wake.notify_waiters();
+    }
+
+    /// A new connection: what is not answered is sent again.
+    pub(super) fn attach(&self, generation: u64) {
+        {
+            let mut inner = self.inner.lock();
+            inner.generation = generation;
+            inner.to_send = inner.open.keys().copied().collect();
+        }
+        self.wake.notify_waiters();
+    }
+
+    /// The next recall for the connection of this generation.
+    pub async fn next(&self, generation: u64) -> v1::Recall {
+        loop {
+            let mut woken = std::pin::pin!(self.wake.notified());
+            woken.as_mut().enable();
+            if let Some(recall) = self.pop(generation) {
+                return recall;
+            }
+            woken.await;
+        }
+    }
+
+    fn pop(&self, generation: u64) -> Option<v1::Recall> {
+        let mut inner = self.inner.lock();
+        if inner.generation != generation {
+            return None;
+        }
+        while let Some(id) = inner.to_send.pop_front() {
+            if let Some((recalled, _)) = inner.open.get(&id) {
+                let Recalled { inos, name_inos, all } = recalled.clone();
+                return Some(v1::Recall { id, inos, name_inos, all });
+            }
+        }
+        None
+    }
+
+    /// The mount has carried these out.
+    pub(super) fn answered(&self, ids: &[u64]) {
+        let mut inner = self.inner.lock();
+        for id in ids {
+            if let Some((_, ticket)) = inner.open.remove(id) {
+                ticket.done.cancel();
+            }
+        }
+    }
+
+    /// Forgets what is over. True when something ran out without an answer.
+    pub(super) fn lapse(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let before = inner.open.len();
+        inner.open.retain(|_, (_, ticket)| !ticket.is_over());
+        inner.open.len() < before
+    }
+
+    /// The session has ended: nothing of it is waited for.
+    pub(super) fn end(&self) {
+        let open = std::mem::take(&mut self.inner.lock().open);
+        open.values().for_each(|(_, ticket)| ticket.done.cancel());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn recalled(ino: u64) -> Recalled {
+        Recalled { inos: vec![ino], ..Recalled::default() }
+    }
+
+    #[tokio::test]
+    async fn a_recall_is_sent_until_it_is_answered_and_only_on_the_latest_connection() {
+        let queue = RecallQueue::default();
+        let ticket = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
+        queue.push(recalled(5), Arc::clone(&ticket));
+        queue.attach(1);
+        let first = queue.next(1).await;
+        assert_eq!(first.inos, [5]);
+        assert!(queue.pop(1).is_none(), "sent once a connection");
+        queue.attach(2);
+        assert!(queue.pop(1).is_none(), "the old connection gets nothing");
+        assert_eq!(queue.next(2).await, first);
+        assert!(!ticket.is_over());
+        queue.answered(&[first.id + 1, first.id]);
+        settled(vec![ticket]).await;
+        queue.attach(3);
+        assert!(queue.pop(3).is_none());
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_time_of_the_right_or_the_session() {
+        let queue = RecallQueue::default();
+        let short = Ticket::new(BootTime::now());
+        short.covers(BootTime::now().after(Duration::from_millis(30)));
+        queue.push(recalled(5), Arc::clone(&short));
+        let before = std::time::Instant::now();
+        settled(vec![short]).await;
+        assert!(before.elapsed() >= Duration::from_millis(20));
+        assert!(queue.lapse(), "it ran out without an answer");
+        assert!(!queue.lapse());
+        let long = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
+        queue.push(recalled(6), Arc::clone(&long));
+        queue.end();
+        settled(vec![long]).await;
+    }
+}

@@ -1,0 +1,345 @@
+//! Who may keep what without asking: attributes and contents (many mounts at
+//! once), and the names of a directory (one mount, because a kernel drops a
+//! name only when nothing is under way in the directory, so that two mounts
+//! could wait for one another). In memory alone: after a restart every
+//! session counts as having everything until it says otherwise.
+//!
+//! A right is granted with an answer, for at most a lease. Before a change of
+//! another session returns, it is recalled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use flexfs_common::clock::BootTime;
+use flexfs_common::ids::{Ino, SessionId};
+use flexfs_common::limits;
+use flexfs_proto::v1;
+use flexfs_proto::v1::reply;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::edit::Effects;
+use super::recalls::{RecallQueue, Recalled, Ticket};
+use super::session::Session;
+
+/// Inodes with rights, per volume: some 150 bytes each.
+const PLACES_MAX: usize = 262_144;
+/// Changes are remembered by this many classes of inodes: enough that two
+/// busy inodes seldom share one.
+const CLASSES: usize = 4096;
+/// For this long after a recall nobody but the one who changed is granted
+/// anything: whoever changes something often is not held up each time.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What an answer lets its mount keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    Attributes,
+    /// And that this directory has, or has not, the name.
+    Names(Ino),
+}
+
+/// A session that may keep something.
+#[derive(Debug)]
+struct Keeper {
+    session: SessionId,
+    queue: Arc<RecallQueue>,
+    until: BootTime,
+    /// It is being recalled.
+    recall: Option<Arc<Ticket>>,
+}
+
+impl Keeper {
+    fn is_gone(&self, now: BootTime) -> bool {
+        self.until <= now || self.recall.as_ref().is_some_and(|ticket| ticket.is_over())
+    }
+}
+
+/// The rights on one inode.
+#[derive(Debug, Default)]
+struct Place {
+    attributes: Vec<Keeper>,
+    names: Option<Keeper>,
+    /// Until then only this session is granted anything.
+    quiet: Option<(Option<SessionId>, BootTime)>,
+}
+
+impl Place {
+    fn is_quiet_for(&self, session: SessionId, now: BootTime) -> bool {
+        self.quiet.is_some_and(|(by, until)| until > now && by != Some(session))
+    }
+
+    fn is_over(&self, now: BootTime) -> bool {
+        self.quiet.is_none_or(|(_, until)| until <= now)
+            && self.attributes.iter().all(|keeper| keeper.is_gone(now))
+            && self.names.as_ref().is_none_or(|keeper| keeper.is_gone(now))
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The stamp of the latest change, by class of inode.
+    changed: Vec<u64>,
+    places: HashMap<Ino, Place>,
+    /// Sessions of before a restart, until they have given up everything.
+    unknown: Vec<(SessionId, Arc<Ticket>)>,
+    /// Recalls that are not over, for answers that are repeated.
+    open: Vec<Arc<Ticket>>,
+}
+
+/// All rights of a volume. Its lock is held for a few hash operations.
+#[derive(Debug)]
+pub(super) struct Rights {
+    /// Rises with every change that was published.
+    stamp: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+fn class(ino: Ino) -> usize {
+    // Inode numbers are a keyed permutation: any bits will do.
+    usize::try_from(ino.0 % CLASSES as u64).unwrap_or(0)
+}
+
+/// The recalls that a change makes necessary, one per session.
+#[derive(Default)]
+struct Batches(HashMap<SessionId, (Arc<RecallQueue>, Arc<Ticket>, Recalled)>);
+
+impl Batches {
+    /// The recall that takes this right back, and what is to be added to it.
+    fn of(&mut self, keeper: &mut Keeper) -> &mut Recalled {
+        let (_, ticket, recalled) = self.0.entry(keeper.session).or_insert_with(|| {
+            (Arc::clone(&keeper.queue), Ticket::new(keeper.until), Recalled::default())
+        });
+        ticket.covers(keeper.until);
+        keeper.recall = Some(Arc::clone(ticket));
+        recalled
+    }
+}
+
+impl Default for Rights {
+    fn default() -> Rights {
+        let inner = Inner {
+            changed: vec![0; CLASSES],
+            places: HashMap::new(),
+            unknown: Vec::new(),
+            open: Vec::new(),
+        };
+        Rights { stamp: AtomicU64::new(0), inner: Mutex::new(inner) }
+    }
+}
+
+impl Rights {
+    /// To be taken BEFORE the view that an answer is read from.
+    pub(super) fn stamp(&self) -> u64 {
+        self.stamp.load(Ordering::Acquire)
+    }
+
+    /// A transaction was committed: recalls what others may keep of what it
+    /// changed. Under the writer lock. The change must not be answered before
+    /// these are over.
+    pub(super) fn publish(&self, by: Option<SessionId>, effects: &Effects) -> Vec<Arc<Ticket>> {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        let stamp = self.stamp.load(Ordering::Acquire) + 1;
+        let touched = || effects.changed.iter().chain(&effects.renamed);
+        for ino in touched() {
+            if let Some(changed) = inner.changed.get_mut(class(*ino)) {
+                *changed = stamp;
+            }
+        }
+        self.stamp.store(stamp, Ordering::Release);
+        let mut tickets = Vec::new();
+        if touched().next().is_none() {
+            return tickets;
+        }
+        inner.unknown.retain(|(_, ticket)| !ticket.is_over());
+        let others = inner.unknown.iter().filter(|(session, _)| Some(*session) != by);
+        tickets.extend(others.map(|(_, ticket)| Arc::clone(ticket)));
+        if inner.places.is_empty() {
+            return tickets;
+        }
+        let now = BootTime::now();
+        let mut batches = Batches::default();
+        for ino in &effects.changed {
+            let Some(place) = inner.places.get_mut(ino) else { continue };
+            let mut found = false;
+            for keeper in &mut place.attributes {
+                found |= recall(by, keeper, now, &mut tickets, |keeper| {
+                    batches.of(keeper).inos.push(ino.0);
+                });
+            }
+            if found {
+                place.quiet = Some((by, now.after(QUIET)));
+            }
+        }
+        for ino in &effects.renamed {
+            let Some(place) = inner.places.get_mut(ino) else { continue };
+            let Some(keeper) = &mut place.names else { continue };
+            let found = recall(by, keeper, now, &mut tickets, |keeper| {
+                batches.of(keeper).name_inos.push(ino.0);
+            });
+            if found {
+                place.quiet = Some((by, now.after(QUIET)));
+            }
+        }
+        inner.open.retain(|ticket| !ticket.is_over());
+        for (queue, ticket, recalled) in batches.0.into_values() {
+            inner.open.push(Arc::clone(&ticket));
+            queue.push(recalled, ticket);
+        }
+        tickets
+    }
+
+    /// Recalls everything from a session. The ticket is over when it has
+    /// answered.
+    pub(super) fn recall_all(&self, session: &Session) -> Option<Arc<Ticket>> {
+        let queue = session.recalls.as_ref()?;
+        let ticket = Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN));
+        self.inner.lock().open.push(Arc::clone(&ticket));
+        queue.push(Recalled { all: true, ..Recalled::default() }, Arc::clone(&ticket));
+        Some(ticket)
+    }
+
+    /// A session of before a restart: nobody knows what it may keep, so that
+    /// every change of others waits until it has given up everything.
+    pub(super) fn recovered(&self, session: &Session) {
+        if let Some(ticket) = self.recall_all(session) {
+            self.inner.lock().unknown.push((session.id, ticket));
+        }
+    }
+
+    /// Everything that somebody still waits for.
+    pub(super) fn open(&self) -> Vec<Arc<Ticket>> {
+        let mut inner = self.inner.lock();
+        inner.open.retain(|ticket| !ticket.is_over());
+        inner.open.clone()
+    }
+
+    /// Forgets what is over.
+    pub(super) fn sweep(&self) {
+        let now = BootTime::now();
+        self.inner.lock().places.retain(|_, place| !place.is_over(now));
+    }
+
+    /// To grant rights with answers read after `stamp` was taken; `None` for
+    /// a mount that does not know recalls, or does not answer them.
+    pub(super) fn granting<'r>(&'r self, session: &'r Session, stamp: u64) -> Option<Granting<'r>> {
+        let queue = session.recalls.as_ref().filter(|_| session.may_keep())?;
+        let now = BootTime::now();
+        Some(Granting { inner: self.inner.lock(), session: session.id, queue, stamp, now })
+    }
+}
+
+/// Recalls a right from another than the one who changed. True when there was
+/// one.
+fn recall(
+    by: Option<SessionId>,
+    keeper: &mut Keeper,
+    now: BootTime,
+    tickets: &mut Vec<Arc<Ticket>>,
+    begin: impl FnOnce(&mut Keeper),
+) -> bool {
+    if Some(keeper.session) == by || keeper.is_gone(now) {
+        return false;
+    }
+    if keeper.recall.is_none() {
+        begin(keeper);
+    }
+    if let Some(ticket) = &keeper.recall
+        && !tickets.iter().any(|other| Arc::ptr_eq(other, ticket))
+    {
+        tickets.push(Arc::clone(ticket));
+    }
+    true
+}
+
+/// Rights being granted to one session.
+pub(super) struct Granting<'r> {
+    inner: MutexGuard<'r, Inner>,
+    session: SessionId,
+    queue: &'r Arc<RecallQueue>,
+    stamp: u64,
+    now: BootTime,
+}
+
+/// What a client is told: its own clock counts it from when it asked.
+fn millis() -> u32 {
+    u32::try_from(limits::LEASE.as_millis()).unwrap_or(0)
+}
+
+impl Granting<'_> {
+    /// Grants what goes with an answer, and says so in it.
+    pub(super) fn fill(&mut self, result: &mut reply::Result, keep: Keep) {
+        let names = match keep {
+            Keep::Nothing => return,
+            Keep::Attributes => 0,
+            Keep::Names(dir) => self.names(dir),
+        };
+        match result {
+            reply::Result::Entry(entry) => {
+                entry.name_cache_millis = names;
+                self.attr(entry.attr.as_mut());
+            }
+            reply::Result::Attr(attr) => self.attr(Some(attr)),
+            reply::Result::Opened(opened) => self.attr(opened.attr.as_mut()),
+            reply::Result::DirPage(page) => {
+                page.name_cache_millis = names;
+                page.entries.iter_mut().for_each(|entry| self.attr(entry.attr.as_mut()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The name is not there: may that be remembered? Milliseconds.
+    pub(super) fn names(&mut self, dir: Ino) -> u32 {
+        let (session, now) = (self.session, self.now);
+        let new = self.keeper();
+        let Some(place) = self.place(dir) else { return 0 };
+        match &place.names {
+            Some(keeper) if keeper.is_gone(now) => {}
+            Some(keeper) if keeper.session != session || keeper.recall.is_some() => return 0,
+            Some(_) | None => {}
+        }
+        place.names = Some(new);
+        millis()
+    }
+
+    fn attr(&mut self, attr: Option<&mut v1::Attr>) {
+        let Some(attr) = attr else { return };
+        let (session, now) = (self.session, self.now);
+        let new = self.keeper();
+        let Some(place) = self.place(Ino(attr.ino)) else { return };
+        place.attributes.retain(|keeper| !keeper.is_gone(now));
+        match place.attributes.iter_mut().find(|keeper| keeper.session == session) {
+            Some(keeper) if keeper.recall.is_some() => return,
+            Some(keeper) => keeper.until = new.until,
+            None => place.attributes.push(new),
+        }
+        attr.cache_millis = millis();
+    }
+
+    fn keeper(&self) -> Keeper {
+        Keeper {
+            session: self.session,
+            queue: Arc::clone(self.queue),
+            until: self.now.after(limits::LEASE + limits::LEASE_MARGIN),
+            recall: None,
+        }
+    }
+
+    /// Where a right on this inode is kept, if there may be one: nothing has
+    /// changed since the answer was read, and it is not being fought over.
+    fn place(&mut self, ino: Ino) -> Option<&mut Place> {
+        let inner = &mut *self.inner;
+        if inner.changed.get(class(ino)).is_none_or(|changed| *changed > self.stamp) {
+            return None;
+        }
+        if inner.places.len() >= PLACES_MAX && !inner.places.contains_key(&ino) {
+            return None;
+        }
+        let place = inner.places.entry(ino).or_default();
+        (!place.is_quiet_for(self.session, self.now)).then_some(place)
+    }
+}
