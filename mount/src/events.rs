@@ -38,10 +38,11 @@ pub async fn serve(
     while let Some(event) = events.recv().await {
         match event {
             SessionEvent::Recall(recall) => {
-                // Closed never.
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let fs = Arc::clone(&fs);
+                // In the task, so that a cut never waits behind recalls.
+                let (places, fs) = (Arc::clone(&places), Arc::clone(&fs));
                 tokio::spawn(async move {
+                    // Closed never.
+                    let Ok(place) = places.acquire_owned().await else { return };
                     let id = recall.id;
                     give_up(&fs, recall).await;
                     fs.session().recall_done(id);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flexfs_tests::files::Noise;
 use flexfs_tests::{Cluster, wait_until, within};
@@ -109,10 +109,15 @@ fn admin_dies_and_mounts_do_not_notice() {
     let extra = cluster.volume_token("work", &[]);
     let mount = cluster.mount("work", &token);
     let writer = Writer::start(mount.dir().to_owned(), 0);
-    for _round in 0..3 {
+    for round in 0..3 {
         writer.advance(5);
         cluster.kill9_admin();
+        let away = Instant::now();
         writer.advance(10);
+        // Once for longer than a feed may be silent and a lease lasts.
+        while round == 1 && away.elapsed() < Duration::from_secs(12) {
+            writer.advance(1);
+        }
         // A known token opens a session while admin is away.
         let known = cluster.new_mount_point();
         cluster.start_mount("work", &known, mount.creds(), &[]).ok();
@@ -132,6 +137,34 @@ fn admin_dies_and_mounts_do_not_notice() {
     let mount = cluster.mount("work", &token);
     assert_all_there(mount.dir(), &acknowledged);
     cluster.verify_clean();
+}
+
+#[test]
+fn when_the_grace_is_over_calls_fail_until_admin_is_back() {
+    let mut cluster = Cluster::start_with_meta(&["--adminGrace", "3s"]);
+    let token = cluster.volume("work");
+    let mount = cluster.mount("work", &token);
+    fs::write(mount.path("f"), "kept").unwrap();
+    let open = File::open(mount.path("f")).unwrap();
+    // All of it warm: what the kernel keeps has to fail as well.
+    let touch = || -> std::io::Result<()> {
+        fs::metadata(mount.path("f"))?;
+        open.metadata()?;
+        let mut buffer = [0; 4];
+        std::os::unix::fs::FileExt::read_exact_at(&open, &mut buffer, 0)
+    };
+    touch().unwrap();
+    cluster.kill9_admin();
+    let expired = |result: std::io::Result<()>| {
+        let errno = result.err().and_then(|error| error.raw_os_error());
+        errno == Some(rustix::io::Errno::KEYEXPIRED.raw_os_error())
+    };
+    flexfs_tests::wait_until("the grace is over", Duration::from_secs(30), || expired(touch()));
+    let attributes = fs::metadata(mount.path("f")).map(drop);
+    assert!(expired(attributes) && expired(open.metadata().map(drop)));
+    cluster.restart_admin();
+    flexfs_tests::wait_until("admin is back", Duration::from_secs(30), || touch().is_ok());
+    assert_eq!(fs::read_to_string(mount.path("f")).unwrap(), "kept");
 }
 
 #[test]

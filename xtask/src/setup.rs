@@ -59,7 +59,20 @@ pub(crate) fn run(purpose: Purpose) -> Result {
     if !missing.is_empty() {
         install(&missing)?;
     }
-    check_fuse()
+    check_fuse()?;
+    check_allow_other()
+}
+
+/// Mounts are for every user of the machine, as a daemon's would be; for
+/// others than root that is allowed by a line in this file (fusermount3(1)).
+fn check_allow_other() -> Result {
+    const LINE: &str = "user_allow_other";
+    let allowed = std::fs::read_to_string("/etc/fuse.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == LINE));
+    if allowed || rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(format!("please run: echo {LINE} | sudo tee -a /etc/fuse.conf").into())
 }
 
 fn install(packages: &[&str]) -> Result {

@@ -73,6 +73,8 @@ struct Inner {
     to_send: VecDeque<u64>,
     /// Not answered yet. As many as the session has rights, at most.
     open: BTreeMap<u64, (Recalled, Arc<Ticket>)>,
+    /// The session is over.
+    ended: bool,
 }
 
 /// The recalls of one session.
@@ -87,6 +89,10 @@ impl RecallQueue {
     pub(super) fn push(&self, recalled: Recalled, ticket: Arc<Ticket>) {
         {
             let mut inner = self.inner.lock();
+            if inner.ended {
+                ticket.done.cancel();
+                return;
+            }
             inner.next_id += 1;
             let id = inner.next_id;
             inner.open.insert(id, (recalled, ticket));
@@ -149,9 +155,18 @@ impl RecallQueue {
         inner.open.len() < before
     }
 
+    /// Has the session ended? Then it keeps nothing.
+    pub(super) fn is_ended(&self) -> bool {
+        self.inner.lock().ended
+    }
+
     /// The session has ended: nothing of it is waited for.
     pub(super) fn end(&self) {
-        let open = std::mem::take(&mut self.inner.lock().open);
+        let open = {
+            let mut inner = self.inner.lock();
+            inner.ended = true;
+            std::mem::take(&mut inner.open)
+        };
         open.values().for_each(|(_, ticket)| ticket.done.cancel());
     }
 }
@@ -200,5 +215,8 @@ mod tests {
         queue.push(recalled(6), Arc::clone(&long));
         queue.end();
         settled(vec![long]).await;
+        let late = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
+        queue.push(recalled(7), Arc::clone(&late));
+        settled(vec![late]).await;
     }
 }

@@ -53,7 +53,9 @@ struct Keeper {
 
 impl Keeper {
     fn is_gone(&self, now: BootTime) -> bool {
-        self.until <= now || self.recall.as_ref().is_some_and(|ticket| ticket.is_over())
+        self.until <= now
+            || self.recall.as_ref().is_some_and(|ticket| ticket.is_over())
+            || self.queue.is_ended()
     }
 }
 

@@ -167,6 +167,13 @@ fn the_end_of_a_session_ends_its_rights() {
         assert!(!is_answered(&mut change));
         fixture.volume.end_session(two.id).unwrap();
         assert!(is_answered(&mut change));
+        let three = keeper(fixture);
+        let made = one.create(&one.root, "g").unwrap();
+        assert!(attr(&three.lookup(&three.root, "g").unwrap()).cache_millis > 0);
+        fixture.volume.end_session(three.id).unwrap();
+        let op = one.op(chmod(&made.handle, 0o600));
+        let made = one.execute(vec![op]).pop().unwrap();
+        assert!(matches!(made, Execution::Done(_)), "nobody is there to be told");
     });
 }
 
