@@ -62,6 +62,7 @@ use lock_wait::{LockWaiters, Wanted};
 use recalls::Ticket;
 use rights::Rights;
 use scope::Scopes;
+use session::Session;
 use superblock::Identity;
 use sync_pump::SyncPump;
 use table::SessionTable;
@@ -167,26 +168,41 @@ impl Volume {
         let writer = self.writer.lock();
         let (version, effects) = self.transact(&writer, change)?;
         // The volume's own changes are answered to nobody: nobody waits.
-        let _ = self.apply(effects, None, &writer);
+        let _ = self.recall(None, &effects, (edit::Extent::default(), effects.extent()));
+        self.apply(effects, &writer);
         Ok(version)
     }
 
-    /// What a committed transaction changes in memory. Returns the recalls
-    /// from others than `by` that must be over before it is answered.
-    fn apply(
+    /// Recalls from others than `by` what the operation between two points of
+    /// a committed transaction made old. It must not be answered before these
+    /// are over.
+    fn recall(
         &self,
-        effects: Effects,
         by: Option<SessionId>,
-        writer: &MutexGuard<'_, ()>,
+        effects: &Effects,
+        (from, to): (edit::Extent, edit::Extent),
     ) -> Vec<Arc<Ticket>> {
-        let mut recalls = self.rights.publish(by, &effects);
-        if !effects.left_scopes.is_empty() {
-            // What lay below the directory is outside now, whatever it is.
-            let losers = self.sessions.all().into_iter().filter(|session| {
-                session.confined.as_ref().is_some_and(|s| effects.left_scopes.contains(&s.ino))
-            });
-            recalls.extend(losers.filter_map(|session| self.rights.recall_all(&session)));
+        let changed = effects.changed.get(from.changed..to.changed).unwrap_or_default();
+        let renamed = effects.renamed.get(from.renamed..to.renamed).unwrap_or_default();
+        let mut recalls = self.rights.publish(by, changed, renamed);
+        let left = effects.left_scopes.get(from.left_scopes..to.left_scopes).unwrap_or_default();
+        let ended = effects.ended.get(from.ended..to.ended).unwrap_or_default();
+        if left.is_empty() && ended.is_empty() {
+            return recalls;
         }
+        // What lay below the directory is outside now, whatever it is; and who
+        // has lost the place of its scope sees nothing any more.
+        let loses = |session: &Session| {
+            session.confined.as_ref().is_some_and(|scope| left.contains(&scope.ino))
+                || ended.contains(&(session.id, Code::FsStale))
+        };
+        let losers = self.sessions.all().into_iter().filter(|session| loses(session));
+        recalls.extend(losers.filter_map(|session| self.rights.recall_all(&session)));
+        recalls
+    }
+
+    /// What a committed transaction changes in memory, besides recalls.
+    fn apply(&self, effects: Effects, writer: &MutexGuard<'_, ()>) {
         for (id, change) in effects.opens {
             if let Ok(session) = self.sessions.live(id) {
                 session.opens.fetch_add(change, std::sync::atomic::Ordering::AcqRel);
@@ -206,7 +222,6 @@ impl Volume {
         if !effects.unlocked.is_empty() && !self.waiters.is_empty() {
             self.hand_on_locks(effects.unlocked, writer);
         }
-        recalls
     }
 
     fn ended_in_memory(&self, id: SessionId, code: Code) {

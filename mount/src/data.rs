@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::Ino;
 use flexfs_common::{Error, Result};
 use flexfs_proto::v1;
@@ -377,7 +377,7 @@ impl FileData {
 
     /// Until then meta tells before somebody else changes the file, which it
     /// knew with this change counter.
-    pub fn trust(&self, change: u64, until: Instant) {
+    pub fn trust(&self, change: u64, until: BootTime) {
         let mut state = self.state.lock();
         if state.size_known && state.change == change {
             state.valid_until = state.valid_until.max(Some(until));

@@ -2,7 +2,7 @@
 //! out beside the requests, never inside one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flexfs_common::Error;
 use flexfs_common::ids::Ino;
@@ -18,6 +18,13 @@ const RECALLS_MAX: usize = 16;
 /// How long a recall waits for pages that are being read or written. Two
 /// mounts that write the same page with O_SYNC wait for one another's recalls.
 const PAGES_WAIT: Duration = Duration::from_millis(100);
+
+/// How long a recall waits for the kernel to have heard of an inode whose
+/// attributes were answered just before; one that it has forgotten costs the
+/// same until it says so.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often it looks.
+const SETTLE_STEP: Duration = Duration::from_millis(2);
 
 /// What the daemon has to do itself.
 #[derive(Debug)]
@@ -56,7 +63,9 @@ pub async fn serve(
             }
             SessionEvent::LeaseLost => {
                 tracing::warn!("meta cannot be reached and the lease has ended; calls wait");
-                drop_all(&fs).await;
+                // Beside what comes next: the kernel may make it wait.
+                let fs = Arc::clone(&fs);
+                tokio::spawn(async move { drop_all(&fs).await });
             }
             SessionEvent::LeaseBack => tracing::info!("meta is back, the session goes on"),
             SessionEvent::FlagsChanged(flags) => {
@@ -71,7 +80,6 @@ pub async fn serve(
 /// directory, which meta lets only one mount keep names of.
 async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     if recall.all {
-        fs.data().recall_all();
         drop_all(fs).await;
         return;
     }
@@ -82,10 +90,8 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     fs.freshness().recalled(inos.iter().chain(&dirs).copied());
     recall.inos.iter().for_each(|ino| fs.data().recall(Ino(*ino)));
     let Some(kernel) = fs.kernel().map(Arc::clone) else { return };
-    for ino in &inos {
-        fs.inodes().forget_contents(*ino);
-        kernel.drop_attributes(*ino);
-    }
+    inos.iter().for_each(|ino| fs.inodes().forget_contents(*ino));
+    drop_attributes(fs, &kernel, &inos).await;
     if !dirs.is_empty() {
         let (fs, kernel) = (Arc::clone(fs), Arc::clone(&kernel));
         blocking(move || dirs.into_iter().for_each(|dir| drop_names(&fs, &*kernel, dir))).await;
@@ -110,25 +116,52 @@ async fn cut(fs: &Arc<FileSystem>, error: &Error) {
     fs.session().cut_done();
 }
 
-/// Empties the kernel's caches: open files first, for their pages are what
-/// programs may still have mapped.
+/// Empties all caches. Attributes first, which waits for nothing; then the
+/// pages of open files, each for itself, for they are what programs may still
+/// have mapped; then names.
 async fn drop_all(fs: &Arc<FileSystem>) {
     fs.freshness().recalled_all();
+    fs.data().recall_all();
     let Some(kernel) = fs.kernel().map(Arc::clone) else { return };
+    let all = fs.inodes().all();
+    drop_attributes(fs, &kernel, &all).await;
+    all.iter().for_each(|ino| fs.inodes().forget_contents(*ino));
+    let open = fs.handles().open_inodes();
+    let others: Vec<u64> =
+        all.iter().copied().filter(|ino| open.binary_search(ino).is_err()).collect();
+    let pages: Vec<_> = open
+        .into_iter()
+        .map(|ino| vec![ino])
+        .chain([others])
+        .map(|inos| {
+            let kernel = Arc::clone(&kernel);
+            tokio::spawn(blocking(move || inos.iter().for_each(|ino| kernel.drop_inode(*ino))))
+        })
+        .collect();
+    let pages = futures::future::join_all(pages);
+    if tokio::time::timeout(PAGES_WAIT, pages).await.is_err() {
+        tracing::debug!("pages are in use; they are dropped as soon as they are not");
+    }
     let fs = Arc::clone(fs);
-    blocking(move || {
-        let all = fs.inodes().all();
-        // At once, and without waiting for anything.
-        all.iter().for_each(|ino| kernel.drop_attributes(*ino));
-        let open = fs.handles().open_inodes();
-        let others = all.iter().filter(|ino| open.binary_search(ino).is_err());
-        for ino in open.iter().chain(others) {
-            fs.inodes().forget_contents(*ino);
-            kernel.drop_inode(*ino);
+    blocking(move || all.iter().for_each(|dir| drop_names(&fs, &*kernel, *dir))).await;
+}
+
+/// Drops attributes, so that none comes into the kernel's caches after this
+/// that was answered before. An answer is in them only when the thread that
+/// asked has run again: the kernel does not know a new inode before, and sets
+/// the time of a name after.
+async fn drop_attributes(fs: &Arc<FileSystem>, kernel: &Arc<dyn KernelCaches>, inos: &[u64]) {
+    let mut left: Vec<u64> =
+        inos.iter().copied().filter(|ino| !kernel.drop_attributes(*ino)).collect();
+    let until = Instant::now() + SETTLE;
+    loop {
+        left.retain(|ino| fs.inodes().handle(*ino).is_ok() && !kernel.drop_attributes(*ino));
+        let now = Instant::now();
+        if left.is_empty() || now >= until {
+            return;
         }
-        all.iter().for_each(|dir| drop_names(&fs, &*kernel, *dir));
-    })
-    .await;
+        tokio::time::sleep(SETTLE_STEP.min(until - now)).await;
+    }
 }
 
 fn drop_names(fs: &FileSystem, kernel: &dyn KernelCaches, dir: u64) {

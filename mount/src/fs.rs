@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, Result, flags, limits};
 use flexfs_proto::v1;
 
@@ -39,8 +40,9 @@ pub trait KernelCaches: Send + Sync + std::fmt::Debug {
     /// Attributes and pages of an inode. Waits while the pages are being read
     /// or written. An inode that the kernel does not know is no error.
     fn drop_inode(&self, ino: u64);
-    /// Attributes of an inode. Waits for nothing.
-    fn drop_attributes(&self, ino: u64);
+    /// Attributes of an inode. Waits for nothing. False when the kernel does
+    /// not know it (yet, or any more).
+    fn drop_attributes(&self, ino: u64) -> bool;
     /// A name. Waits while something is under way in the directory.
     fn drop_entry(&self, parent: u64, name: &[u8]);
 }
@@ -94,8 +96,8 @@ pub enum Found {
 /// When something was asked for, on both scales.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
-    /// On the clock.
-    pub at: Instant,
+    /// On the clock that goes on during suspend, as leases do.
+    pub at: BootTime,
     /// In the order of recalls and changes.
     pub stamp: Stamp,
 }
@@ -204,12 +206,12 @@ impl FileSystem {
 
     /// Something is about to be asked for.
     fn ask(&self) -> Asked {
-        Asked { at: Instant::now(), stamp: self.freshness.stamp() }
+        Asked { at: BootTime::now(), stamp: self.freshness.stamp() }
     }
 
     /// What meta allowed to keep about an inode, in `millis` from the asking.
     fn kept(&self, millis: u32, ino: u64, asked: Asked) -> Kept {
-        let ttl = kernel_ttl(millis, asked.at.elapsed(), self.session.lease_left());
+        let ttl = kernel_ttl(millis, BootTime::now().since(asked.at), self.session.lease_left());
         Kept { ttl, ino, stamp: asked.stamp }
     }
 

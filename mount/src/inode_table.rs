@@ -112,6 +112,18 @@ impl InodeTable {
         true
     }
 
+    /// The kernel is about to move a name, and the time for which it may keep
+    /// it: a recall finds it where it is then. True when it may keep it.
+    pub fn name_moves(&self, old: (u64, &[u8]), new: (u64, &[u8])) -> bool {
+        let mut nodes = self.nodes.lock();
+        let kept = nodes.get(&old.0).and_then(|dir| dir.names.get(old.1)).copied();
+        let Some(until) = kept.filter(|until| *until > Instant::now()) else { return false };
+        if let Some(dir) = nodes.get_mut(&new.0) {
+            dir.names.insert(Bytes::copy_from_slice(new.1), until);
+        }
+        true
+    }
+
     /// The kernel forgot `count` of what it was told, or an answer of ours
     /// did not reach it.
     pub fn forget(&self, ino: u64, count: u64) {
@@ -253,6 +265,17 @@ mod tests {
         assert_eq!(table.give_up_names(10), ["there"]);
         assert!(table.give_up_names(10).is_empty());
         assert!(table.give_up_names(77).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_moves_takes_its_time_along() {
+        let table = table();
+        let later = Instant::now() + std::time::Duration::from_secs(60);
+        table.found(&attr(10), Bytes::new(), ROOT);
+        assert!(!table.name_moves((ROOT, b"a"), (10, b"b")), "it was not kept");
+        assert!(table.name_told(ROOT, b"a", later));
+        assert!(table.name_moves((ROOT, b"a"), (10, b"b")));
+        assert_eq!(table.give_up_names(10), ["b"]);
     }
 
     #[test]

@@ -145,6 +145,33 @@ fn what_is_kept_is_answered_without_the_daemon_and_delays_a_change_by_a_lease_at
     assert_eq!(mode(&file), 0o640);
 }
 
+/// The kernel moves a name together with the time for which it may keep it.
+#[test]
+fn a_renamed_name_is_not_kept_beyond_another_mounts_change() {
+    let cluster = Cluster::start();
+    let (a, b) = pair(&cluster);
+    for dir in ["one", "two"] {
+        fs::create_dir(a.path(dir)).unwrap();
+        fs::write(a.path(&format!("{dir}/other")), "other").unwrap();
+    }
+    for round in 0..40 {
+        // Within a directory, and from one that this mount has the names of to
+        // one that it never looked into.
+        let to = if round % 2 == 0 { "one/b" } else { "two/b" };
+        let name = format!("one/a{round}");
+        fs::write(a.path(&name), "moved").unwrap();
+        // Kept open and linked elsewhere: the inode stays known.
+        let _open = File::open(a.path(&name)).unwrap();
+        fs::hard_link(a.path(&name), a.path(&format!("link{round}"))).unwrap();
+        fs::metadata(a.path(&name)).unwrap();
+        fs::rename(a.path(&name), a.path(to)).unwrap();
+        assert_eq!(fs::read_to_string(b.path(to)).unwrap(), "moved");
+        fs::rename(b.path(to), b.path(&format!("gone{round}"))).unwrap();
+        let error = fs::metadata(a.path(to)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "round {round}");
+    }
+}
+
 #[test]
 fn two_mounts_that_change_one_directory_at_once_do_not_wait_for_one_another() {
     let cluster = Cluster::start();

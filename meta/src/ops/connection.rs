@@ -34,6 +34,8 @@ struct Connection<'a, W> {
     service: &'a Arc<Service>,
     attached: Attached,
     outgoing: &'a mut Outgoing<W>,
+    /// Of its own: a session that has lost its place answers them too.
+    recalls: Option<Arc<RecallQueue>>,
     /// Operations that are answered later.
     pending: FuturesUnordered<BoxFuture<'static, v1::Reply>>,
     /// Of those, by request id: the handle of what may be given up.
@@ -57,6 +59,7 @@ pub async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         service,
         attached,
         outgoing,
+        recalls: recalls.clone(),
         pending: FuturesUnordered::new(),
         waiting: HashMap::new(),
     };
@@ -103,9 +106,8 @@ async fn next_recall(recalls: Option<&RecallQueue>, generation: u64) -> v1::Reca
 impl<W: AsyncWrite + Unpin> Connection<'_, W> {
     async fn handle(&mut self, frame: v1::ClientFrame) -> Result<Next> {
         frames::check(&frame, self.waiting.len())?;
-        if !frame.recalls_done.is_empty() {
-            let entry = &self.attached.entry;
-            entry.volume.recalls_done(entry.id, &frame.recalls_done);
+        if let Some(recalls) = &self.recalls {
+            recalls.answered(&frame.recalls_done);
         }
         for id in &frame.cancel_request_ids {
             if let Some(Some(handle)) = self.waiting.get(id) {

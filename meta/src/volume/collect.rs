@@ -36,8 +36,7 @@ impl Volume {
     /// `ENGINE_FAILED`; `META_MOVED` when another server has the volume.
     pub fn tick(&self) -> Result<Vec<SessionId>> {
         self.expire_sessions()?;
-        self.sessions.all().iter().for_each(|session| session.review_recalls());
-        self.rights.sweep();
+        self.rights.sweep(&self.sessions.all());
         let abandoned = self.waiters.take_abandoned();
         if !abandoned.is_empty() {
             let undone = self.change_alone(&mut |edit| Self::undo_abandoned(edit, &abandoned));

@@ -34,6 +34,27 @@ pub(super) struct Effects {
     pub(super) renamed: Vec<Ino>,
 }
 
+impl Effects {
+    /// How much has changed so far.
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            changed: self.changed.len(),
+            renamed: self.renamed.len(),
+            left_scopes: self.left_scopes.len(),
+            ended: self.ended.len(),
+        }
+    }
+}
+
+/// A point between two operations of a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    pub(super) changed: usize,
+    pub(super) renamed: usize,
+    pub(super) left_scopes: usize,
+    pub(super) ended: usize,
+}
+
 /// Where to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {

@@ -11,7 +11,7 @@ use flexfs_proto::v1::reply;
 
 use super::caller::Who;
 use super::context::Context;
-use super::edit::Edit;
+use super::edit::{Edit, Extent};
 use super::lock_wait;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
@@ -34,6 +34,16 @@ const WRITES_MAX: usize = 16_384;
 struct Answered {
     outcome: Result<Outcome>,
     keep: Keep,
+    /// Its first answer may not have been given yet.
+    repeated: bool,
+    /// Where its changes end in those of the transaction.
+    until: Extent,
+}
+
+impl Answered {
+    fn new(outcome: Result<Outcome>, keep: Keep) -> Answered {
+        Answered { outcome, keep, repeated: false, until: Extent::default() }
+    }
 }
 
 /// What a session's operations have in common.
@@ -174,13 +184,13 @@ impl Volume {
             keep = ctx.keep.get();
             outcome
         })();
-        Answered { outcome, keep }
+        Answered::new(outcome, keep)
     }
 
     /// Lets the mount keep what it is answered, as far as may be.
     fn grant(&self, session: &Session, stamp: u64, answered: &mut [Answered]) {
         let Some(mut granting) = self.rights.granting(session, stamp) else { return };
-        for Answered { outcome, keep } in answered {
+        for Answered { outcome, keep, .. } in answered {
             match (outcome.as_mut(), *keep) {
                 (Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)), keep) => {
                     granting.fill(result, keep);
@@ -214,7 +224,8 @@ impl Volume {
             ops = ops.get(answered..).unwrap_or_default();
             let Some(step) = step else { continue };
             retries = if answered > 0 { 1 } else { retries + 1 };
-            let result = self.run_step(step);
+            // Off the async workers: it may be thousands of transactions.
+            let result = tokio::task::block_in_place(|| self.run_step(step));
             let result = if retries > RETRIES { Err(Error::bare(Code::FsBusy)) } else { result };
             if let Err(error) = result {
                 let stopped = ops.first().unwrap_or(next);
@@ -253,19 +264,21 @@ impl Volume {
                 if mark.writes() > WRITES_MAX {
                     break;
                 }
-                let mut keep = Keep::Nothing;
-                match self.change(frame, edit, op, &mut keep) {
+                let mut answered = Answered::new(Err(Error::bare(Code::Internal)), Keep::Nothing);
+                match self.change(frame, edit, op, &mut answered) {
                     Ok(Outcome::After(work)) => {
                         edit.rollback(mark);
                         step = Some(work);
                         break;
                     }
-                    Ok(outcome) => outcomes.push(Answered { outcome: Ok(outcome), keep }),
+                    Ok(outcome) => answered.outcome = Ok(outcome),
                     Err(error) => {
                         edit.rollback(mark);
-                        outcomes.push(Answered { outcome: Err(error), keep: Keep::Nothing });
+                        answered = Answered::new(Err(error), Keep::Nothing);
                     }
                 }
+                answered.until = edit.effects.extent();
+                outcomes.push(answered);
             }
             Ok(())
         });
@@ -279,15 +292,24 @@ impl Volume {
                         waits.push((op.request_id, self.waiters.wait(wanted.clone())));
                     }
                 }
-                let mut recalls = self.apply(effects, Some(session.id), &writer);
-                if outcomes.iter().any(|a| matches!(a.outcome, Ok(Outcome::Repeated(_)))) {
-                    // Its first answer may still be waiting for these.
-                    recalls.extend(self.rights.open());
+                // Each waits for its own recalls alone: an answer holds locks
+                // of its mount's kernel until it is there.
+                let mut from = Extent::default();
+                let mut recalls = Vec::with_capacity(outcomes.len());
+                for answered in &outcomes {
+                    let span = (from, answered.until);
+                    let mut own = self.recall(Some(session.id), &effects, span);
+                    if answered.repeated {
+                        own.extend(self.rights.open(session.id));
+                    }
+                    recalls.push(own);
+                    from = answered.until;
                 }
+                self.apply(effects, &writer);
                 self.grant(session, self.rights.stamp(), &mut outcomes);
                 drop(writer);
                 let mut waits = waits.into_iter();
-                for (op, answered) in ops.iter().zip(outcomes) {
+                for ((op, answered), recalls) in ops.iter().zip(outcomes).zip(recalls) {
                     let execution = match answered.outcome {
                         Ok(Outcome::Wait(_)) => match waits.next() {
                             Some((id, ticket)) => waiting(id, ticket),
@@ -298,7 +320,7 @@ impl Volume {
                     done.push(if recalls.is_empty() {
                         execution
                     } else {
-                        after_recalls(recalls.clone(), execution)
+                        after_recalls(recalls, execution)
                     });
                 }
                 step
@@ -317,7 +339,7 @@ impl Volume {
         frame: &Frame<'_>,
         edit: &mut Edit<'_>,
         op: &v1::Op,
-        keep: &mut Keep,
+        answered: &mut Answered,
     ) -> Result<Outcome> {
         // The session may have ended by an operation before this one.
         if edit.effects.ended.iter().any(|(ended, _)| *ended == frame.session.id) {
@@ -334,19 +356,18 @@ impl Volume {
             let result = reply.result.ok_or(Code::EngineFailed)?;
             // Whatever it was, it is on stable storage when a sync was asked.
             let synced = matches!(&op.body, Some(v1::op::Body::CommitData(op)) if op.sync);
-            let outcome =
-                if synced { Outcome::AnswerSynced(result) } else { Outcome::Repeated(result) };
-            return Ok(outcome);
+            answered.repeated = true;
+            return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
         }
         let outcome = mutation.carry_out(&ctx, edit, slot)?;
-        *keep = ctx.keep.get();
+        answered.keep = ctx.keep.get();
         match &outcome {
             Outcome::Answer(result) | Outcome::AnswerSynced(result) => {
                 slots::keep(edit, session, slot, Some(result));
             }
             // Its URLs expire: a repeat gets new ones.
             Outcome::Minted { .. } => slots::keep(edit, session, slot, None),
-            Outcome::Repeated(_) | Outcome::Wait(_) | Outcome::After(_) => {}
+            Outcome::Wait(_) | Outcome::After(_) => {}
         }
         Ok(outcome)
     }
@@ -360,9 +381,7 @@ impl Volume {
         version: CommitVersion,
     ) -> Execution {
         match outcome {
-            Ok(Outcome::Answer(result) | Outcome::Repeated(result)) => {
-                Execution::Done(reply(request_id, result))
-            }
+            Ok(Outcome::Answer(result)) => Execution::Done(reply(request_id, result)),
             Ok(Outcome::AnswerSynced(result)) => {
                 let pump = Arc::clone(&self.syncs);
                 Execution::Pending(Box::pin(async move {

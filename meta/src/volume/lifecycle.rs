@@ -232,13 +232,6 @@ impl Volume {
         self.sessions.live(session).ok()?.recalls.clone()
     }
 
-    /// A mount has carried out these recalls.
-    pub fn recalls_done(&self, session: SessionId, ids: &[u64]) {
-        if let Some(recalls) = self.recalls(session) {
-            recalls.answered(ids);
-        }
-    }
-
     /// Every mount is to ask again from now on, whatever it was granted.
     pub fn recall_everything(&self) {
         for session in self.sessions.all() {

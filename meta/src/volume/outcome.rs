@@ -11,8 +11,6 @@ use super::lock_wait::Wanted;
 pub(super) enum Outcome {
     /// Answered.
     Answer(reply::Result),
-    /// Answered before, and now again: it may be old by now.
-    Repeated(reply::Result),
     /// Answered once everything up to this transaction is on stable storage.
     AnswerSynced(reply::Result),
     /// Object keys were made; their URLs are signed after the commit.

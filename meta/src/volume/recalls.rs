@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
 use flexfs_proto::v1;
@@ -57,6 +58,9 @@ pub(super) async fn settled(tickets: Vec<Arc<Ticket>>) {
     }
 }
 
+/// An honest mount answers a recall within this, on a busy machine.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// What a recall takes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recalled {
@@ -65,14 +69,22 @@ pub(super) struct Recalled {
     pub(super) all: bool,
 }
 
+#[derive(Debug)]
+struct Open {
+    recalled: Recalled,
+    ticket: Arc<Ticket>,
+    since: BootTime,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     next_id: u64,
     /// The connection that recalls go to.
     generation: u64,
     to_send: VecDeque<u64>,
-    /// Not answered yet. As many as the session has rights, at most.
-    open: BTreeMap<u64, (Recalled, Arc<Ticket>)>,
+    /// Not answered yet, oldest first. As many as the session has rights, at
+    /// most.
+    open: BTreeMap<u64, Open>,
     /// The session is over.
     ended: bool,
 }
@@ -85,6 +97,13 @@ pub struct RecallQueue {
 }
 
 impl RecallQueue {
+    /// A queue whose ids are above `ids_after`: answers to recalls of before a
+    /// restart must not be taken for answers to those of after it.
+    pub(super) fn new(ids_after: u64) -> RecallQueue {
+        let inner = Inner { next_id: ids_after, ..Inner::default() };
+        RecallQueue { inner: Mutex::new(inner), wake: Notify::new() }
+    }
+
     /// Sends a recall; `ticket` is over when it is answered.
     pub(super) fn push(&self, recalled: Recalled, ticket: Arc<Ticket>) {
         {
@@ -95,7 +114,7 @@ impl RecallQueue {
             }
             inner.next_id += 1;
             let id = inner.next_id;
-            inner.open.insert(id, (recalled, ticket));
+            inner.open.insert(id, Open { recalled, ticket, since: BootTime::now() });
             inner.to_send.push_back(id);
         }
         self.wake.notify_waiters();
@@ -129,8 +148,8 @@ impl RecallQueue {
             return None;
         }
         while let Some(id) = inner.to_send.pop_front() {
-            if let Some((recalled, _)) = inner.open.get(&id) {
-                let Recalled { inos, name_inos, all } = recalled.clone();
+            if let Some(open) = inner.open.get(&id) {
+                let Recalled { inos, name_inos, all } = open.recalled.clone();
                 return Some(v1::Recall { id, inos, name_inos, all });
             }
         }
@@ -138,11 +157,11 @@ impl RecallQueue {
     }
 
     /// The mount has carried these out.
-    pub(super) fn answered(&self, ids: &[u64]) {
+    pub fn answered(&self, ids: &[u64]) {
         let mut inner = self.inner.lock();
         for id in ids {
-            if let Some((_, ticket)) = inner.open.remove(id) {
-                ticket.done.cancel();
+            if let Some(open) = inner.open.remove(id) {
+                open.ticket.done.cancel();
             }
         }
     }
@@ -151,8 +170,14 @@ impl RecallQueue {
     pub(super) fn lapse(&self) -> bool {
         let mut inner = self.inner.lock();
         let before = inner.open.len();
-        inner.open.retain(|_, (_, ticket)| !ticket.is_over());
+        inner.open.retain(|_, open| !open.ticket.is_over());
         inner.open.len() < before
+    }
+
+    /// Has a recall been unanswered for longer than it takes?
+    pub(super) fn is_late(&self, now: BootTime) -> bool {
+        let inner = self.inner.lock();
+        inner.open.first_key_value().is_some_and(|(_, open)| now.since(open.since) > PROMPT)
     }
 
     /// Has the session ended? Then it keeps nothing.
@@ -167,14 +192,12 @@ impl RecallQueue {
             inner.ended = true;
             std::mem::take(&mut inner.open)
         };
-        open.values().for_each(|(_, ticket)| ticket.done.cancel());
+        open.values().for_each(|open| open.ticket.done.cancel());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn recalled(ino: u64) -> Recalled {

@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
-use flexfs_common::ids::{Ino, SessionId};
+use flexfs_common::ids::{Ino, SessionId, TokenId};
 use flexfs_common::limits;
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::edit::Effects;
 use super::recalls::{RecallQueue, Recalled, Ticket};
 use super::session::Session;
 
@@ -28,6 +27,13 @@ const PLACES_MAX: usize = 262_144;
 /// Changes are remembered by this many classes of inodes: enough that two
 /// busy inodes seldom share one.
 const CLASSES: usize = 4096;
+/// Rights per volume: some 60 bytes each.
+const KEEPERS_MAX: usize = 1 << 20;
+/// How long the sessions of a token that left a recall unanswered are granted
+/// nothing: others wait for it.
+const DISTRUST: Duration = Duration::from_secs(60);
+/// Tokens that are remembered so; beyond, nobody is granted anything.
+const DISTRUSTED_MAX: usize = 65_536;
 /// For this long after a recall nobody but the one who changed is granted
 /// anything: whoever changes something often is not held up each time.
 const QUIET: Duration = Duration::from_secs(1);
@@ -87,8 +93,11 @@ struct Inner {
     places: HashMap<Ino, Place>,
     /// Sessions of before a restart, until they have given up everything.
     unknown: Vec<(SessionId, Arc<Ticket>)>,
-    /// Recalls that are not over, for answers that are repeated.
-    open: Vec<Arc<Ticket>>,
+    /// Recalls that are not over, and from whom, for answers that are repeated.
+    open: Vec<(SessionId, Arc<Ticket>)>,
+    /// Rights granted since the last look, and those found then.
+    keepers: usize,
+    distrusted: HashMap<TokenId, BootTime>,
 }
 
 /// All rights of a volume. Its lock is held for a few hash operations.
@@ -127,6 +136,8 @@ impl Default for Rights {
             places: HashMap::new(),
             unknown: Vec::new(),
             open: Vec::new(),
+            keepers: 0,
+            distrusted: HashMap::new(),
         };
         Rights { stamp: AtomicU64::new(0), inner: Mutex::new(inner) }
     }
@@ -138,17 +149,22 @@ impl Rights {
         self.stamp.load(Ordering::Acquire)
     }
 
-    /// A transaction was committed: recalls what others may keep of what it
-    /// changed. Under the writer lock. The change must not be answered before
-    /// these are over.
-    pub(super) fn publish(&self, by: Option<SessionId>, effects: &Effects) -> Vec<Arc<Ticket>> {
+    /// A transaction was committed: recalls what others may keep of these
+    /// inodes, and of the names in these directories. Under the writer lock.
+    /// Their change must not be answered before the tickets are over.
+    pub(super) fn publish(
+        &self,
+        by: Option<SessionId>,
+        changed: &[Ino],
+        renamed: &[Ino],
+    ) -> Vec<Arc<Ticket>> {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let stamp = self.stamp.load(Ordering::Acquire) + 1;
-        let touched = || effects.changed.iter().chain(&effects.renamed);
+        let touched = || changed.iter().chain(renamed);
         for ino in touched() {
-            if let Some(changed) = inner.changed.get_mut(class(*ino)) {
-                *changed = stamp;
+            if let Some(latest) = inner.changed.get_mut(class(*ino)) {
+                *latest = stamp;
             }
         }
         self.stamp.store(stamp, Ordering::Release);
@@ -164,7 +180,7 @@ impl Rights {
         }
         let now = BootTime::now();
         let mut batches = Batches::default();
-        for ino in &effects.changed {
+        for ino in changed {
             let Some(place) = inner.places.get_mut(ino) else { continue };
             let mut found = false;
             for keeper in &mut place.attributes {
@@ -176,7 +192,7 @@ impl Rights {
                 place.quiet = Some((by, now.after(QUIET)));
             }
         }
-        for ino in &effects.renamed {
+        for ino in renamed {
             let Some(place) = inner.places.get_mut(ino) else { continue };
             let Some(keeper) = &mut place.names else { continue };
             let found = recall(by, keeper, now, &mut tickets, |keeper| {
@@ -186,9 +202,9 @@ impl Rights {
                 place.quiet = Some((by, now.after(QUIET)));
             }
         }
-        inner.open.retain(|ticket| !ticket.is_over());
-        for (queue, ticket, recalled) in batches.0.into_values() {
-            inner.open.push(Arc::clone(&ticket));
+        inner.open.retain(|(_, ticket)| !ticket.is_over());
+        for (session, (queue, ticket, recalled)) in batches.0 {
+            inner.open.push((session, Arc::clone(&ticket)));
             queue.push(recalled, ticket);
         }
         tickets
@@ -199,7 +215,7 @@ impl Rights {
     pub(super) fn recall_all(&self, session: &Session) -> Option<Arc<Ticket>> {
         let queue = session.recalls.as_ref()?;
         let ticket = Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN));
-        self.inner.lock().open.push(Arc::clone(&ticket));
+        self.inner.lock().open.push((session.id, Arc::clone(&ticket)));
         queue.push(Recalled { all: true, ..Recalled::default() }, Arc::clone(&ticket));
         Some(ticket)
     }
@@ -212,25 +228,54 @@ impl Rights {
         }
     }
 
-    /// Everything that somebody still waits for.
-    pub(super) fn open(&self) -> Vec<Arc<Ticket>> {
+    /// Everything that others than this session have not given up yet.
+    pub(super) fn open(&self, by: SessionId) -> Vec<Arc<Ticket>> {
         let mut inner = self.inner.lock();
-        inner.open.retain(|ticket| !ticket.is_over());
-        inner.open.clone()
+        inner.open.retain(|(_, ticket)| !ticket.is_over());
+        let others = inner.open.iter().filter(|(session, _)| *session != by);
+        others.map(|(_, ticket)| Arc::clone(ticket)).collect()
     }
 
-    /// Forgets what is over.
-    pub(super) fn sweep(&self) {
+    /// Looks for recalls that ran out without an answer, and forgets what is
+    /// over.
+    pub(super) fn sweep(&self, sessions: &[Arc<Session>]) {
+        let lapsed = |session: &&Arc<Session>| {
+            session.recalls.as_ref().is_some_and(|recalls| recalls.lapse())
+        };
+        let late: Vec<TokenId> =
+            sessions.iter().filter(lapsed).map(|session| session.token_id()).collect();
         let now = BootTime::now();
-        self.inner.lock().places.retain(|_, place| !place.is_over(now));
+        let mut inner = self.inner.lock();
+        inner.distrusted.retain(|_, until| *until > now);
+        for token in late {
+            tracing::info!(%token, "a recall was not answered in time");
+            if inner.distrusted.len() < DISTRUSTED_MAX {
+                inner.distrusted.insert(token, now.after(DISTRUST));
+            }
+        }
+        let mut keepers = 0;
+        inner.places.retain(|_, place| {
+            keepers += place.attributes.len() + usize::from(place.names.is_some());
+            !place.is_over(now)
+        });
+        inner.keepers = keepers;
     }
 
     /// To grant rights with answers read after `stamp` was taken; `None` for
     /// a mount that does not know recalls, or does not answer them.
     pub(super) fn granting<'r>(&'r self, session: &'r Session, stamp: u64) -> Option<Granting<'r>> {
-        let queue = session.recalls.as_ref().filter(|_| session.may_keep())?;
+        let queue = session.recalls.as_ref()?;
         let now = BootTime::now();
-        Some(Granting { inner: self.inner.lock(), session: session.id, queue, stamp, now })
+        if queue.is_late(now) {
+            return None;
+        }
+        let inner = self.inner.lock();
+        let token = session.token_id();
+        let distrusted = inner.distrusted.get(&token).is_some_and(|until| *until > now);
+        if distrusted || inner.distrusted.len() >= DISTRUSTED_MAX {
+            return None;
+        }
+        Some(Granting { inner, session: session.id, queue, stamp, now })
     }
 }
 
@@ -341,6 +386,10 @@ impl Granting<'_> {
         if inner.places.len() >= PLACES_MAX && !inner.places.contains_key(&ino) {
             return None;
         }
+        if inner.keepers >= KEEPERS_MAX {
+            return None;
+        }
+        inner.keepers += 1;
         let place = inner.places.entry(ino).or_default();
         (!place.is_quiet_for(self.session, self.now)).then_some(place)
     }

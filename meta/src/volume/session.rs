@@ -20,9 +20,6 @@ use super::record::SessionRow;
 use super::scope::ScopeRoot;
 use super::types::{SessionInfo, SessionKey};
 
-/// How long a mount that left a recall unanswered is granted nothing.
-const DISTRUST: Duration = Duration::from_secs(60);
-
 /// One live mount of one token.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -47,9 +44,6 @@ pub(super) struct Session {
     pub(super) opens: AtomicI64,
     /// `None`: the mount does not know recalls.
     pub(super) recalls: Option<Arc<RecallQueue>>,
-    /// Until then it is granted nothing to keep, because it left a recall
-    /// unanswered: [`BootTime`] in nanoseconds.
-    distrusted: AtomicU64,
     #[cfg(test)]
     pretended: AtomicU64,
 }
@@ -84,8 +78,7 @@ impl Session {
             heard: AtomicU64::new(BootTime::now().as_nanos()),
             minted: AtomicI64::new(0),
             opens: AtomicI64::new(0),
-            recalls: row.recalls.then(Arc::default),
-            distrusted: AtomicU64::new(0),
+            recalls: row.recalls.then(|| Arc::new(RecallQueue::new(parts.generation))),
             #[cfg(test)]
             pretended: AtomicU64::new(0),
             row,
@@ -132,7 +125,9 @@ impl Session {
     pub(super) fn end(&self, code: Code) {
         // Already ended: nothing to change.
         let _ = self.ended.set(code);
-        if let Some(recalls) = &self.recalls {
+        // One that lost its place is connected still: what it keeps has to go
+        // before what took the place away is answered.
+        if let Some(recalls) = self.recalls.as_ref().filter(|_| code != Code::FsStale) {
             recalls.end();
         }
     }
@@ -145,21 +140,6 @@ impl Session {
             return Err(Error::new(Code::SessionUnknown, "a newer connection is in use"));
         }
         Ok(())
-    }
-
-    /// May it be granted anything to keep?
-    pub(super) fn may_keep(&self) -> bool {
-        BootTime::from_nanos(self.distrusted.load(Ordering::Acquire)).passed()
-    }
-
-    /// Looks for recalls that ran out without an answer: whoever leaves one
-    /// so is granted nothing for a while, because others wait for it.
-    pub(super) fn review_recalls(&self) {
-        if self.recalls.as_ref().is_some_and(|recalls| recalls.lapse()) {
-            let until = BootTime::now().after(DISTRUST);
-            self.distrusted.store(until.as_nanos(), Ordering::Release);
-            tracing::info!(session = %self.id, "a recall was not answered in time");
-        }
     }
 
     /// A new connection: frames of older ones are dropped.

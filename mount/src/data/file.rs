@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, limits};
 use flexfs_proto::v1;
 
@@ -53,7 +54,7 @@ pub(super) struct FileState {
     /// What of `flight` is not written but copied from inline contents.
     filled: Vec<Range<u64>>,
     /// Until then the size, form and windows need no asking.
-    pub(super) valid_until: Option<Instant>,
+    pub(super) valid_until: Option<BootTime>,
     /// Bytes of the mount's write-back budget that this file holds.
     pub(super) charged: u64,
     pub(super) dirty_since: Option<Instant>,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 
@@ -109,7 +110,7 @@ impl FileData {
     pub(super) async fn revalidate(&self, range: &Range<u64>) -> Result<()> {
         let era = {
             let state = self.state.lock();
-            if state.size_known && state.valid_until.is_some_and(|until| until > Instant::now()) {
+            if state.size_known && state.valid_until.is_some_and(|until| !until.passed()) {
                 return Ok(());
             }
             state.era
@@ -125,7 +126,7 @@ impl FileData {
                 }
             }
         }
-        let sent = Instant::now();
+        let sent = BootTime::now();
         let body = v1::op::Body::GetAttr(v1::GetAttr { handle: self.handle.to_vec() });
         let v1::reply::Result::Attr(attr) =
             self.core.session.call(v1::Caller::default(), body).await?
@@ -136,7 +137,8 @@ impl FileData {
         let recalled = state.era != era;
         state.learn(&attr);
         if !recalled && attr.cache_millis > 0 && state.change == attr.change {
-            state.valid_until = Some(sent + Duration::from_millis(attr.cache_millis.into()));
+            let until = sent.after(Duration::from_millis(attr.cache_millis.into()));
+            state.valid_until = Some(until);
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Attributes: stat, chmod, chown, truncate, utimens, access.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flexfs_common::Result;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
@@ -115,7 +116,7 @@ impl FileSystem {
         if attr.cache_millis == 0 {
             return;
         }
-        let until = asked.at + Duration::from_millis(attr.cache_millis.into());
+        let until = asked.at.after(Duration::from_millis(attr.cache_millis.into()));
         // Held meanwhile: a recall that comes now finds it and takes it back.
         let reading = self.freshness.reading();
         if reading.permits(ino, asked.stamp) {
@@ -146,7 +147,7 @@ impl FileSystem {
         if let Some(data) = &data {
             data.flush(&caller, open_id, false).await?;
         }
-        let at = Instant::now();
+        let at = BootTime::now();
         let change = self.freshness.change(&[ino]);
         let body = Body::SetAttr(v1::SetAttr {
             handle: handle.to_vec(),

@@ -1,9 +1,8 @@
 //! Names: lookup, create, mkdir, mknod, symlink, link, unlink, rename,
 //! readlink.
 
-use std::time::Instant;
-
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
@@ -109,7 +108,7 @@ impl FileSystem {
         place: (u64, &'n [u8]),
         make: v1::Make,
     ) -> Result<((v1::Entry, v1::Attr), Told<'n>)> {
-        let at = Instant::now();
+        let at = BootTime::now();
         let change = self.freshness.change(&[place.0]);
         let got = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
         let of_inode = Asked { at, stamp: change.sent() };
@@ -176,7 +175,7 @@ impl FileSystem {
         new_name: &[u8],
     ) -> Result<Attributes> {
         check_name(new_name)?;
-        let at = Instant::now();
+        let at = BootTime::now();
         let change = self.freshness.change(&[ino, new_parent]);
         let body = Body::Link(v1::Link {
             handle: self.inodes.handle(ino)?.to_vec(),
@@ -227,15 +226,39 @@ impl FileSystem {
         }
         // The inode that moves is not named.
         let _change = self.freshness.change_any();
+        // The kernel takes the time for which it may keep a name along when it
+        // moves the name: a recall has to find it where it is then.
+        let exchange = flags & RENAME_EXCHANGE != 0;
+        let moves = [(from, to), (to, from)];
+        let moved: Vec<_> = moves
+            .into_iter()
+            .take(1 + usize::from(exchange))
+            .filter(|(old, new)| self.inodes.name_moves(*old, *new))
+            .map(|(_, (dir, name))| (dir, name.to_vec()))
+            .collect();
         let body = Body::Rename(v1::Rename {
             parent: self.inodes.handle(from.0)?.to_vec(),
             name: from.1.to_vec(),
             new_parent: self.inodes.handle(to.0)?.to_vec(),
             new_name: to.1.to_vec(),
             no_replace: flags & RENAME_NOREPLACE != 0,
-            exchange: flags & RENAME_EXCHANGE != 0,
+            exchange,
         });
-        self.call(who, 0, body).await.map(reply::done)
+        self.call(who, 0, body).await?;
+        self.ask_again(moved);
+        Ok(())
+    }
+
+    /// Names came to directories in which this mount may not keep any: the
+    /// kernel drops them as soon as the operation that moved them is over.
+    fn ask_again(&self, moved: Vec<(u64, Vec<u8>)>) {
+        let Some(kernel) = self.kernel().map(std::sync::Arc::clone) else { return };
+        if moved.is_empty() {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            moved.iter().for_each(|(dir, name)| kernel.drop_entry(*dir, name));
+        });
     }
 
     /// readlink(2).

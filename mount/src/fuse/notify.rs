@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::abi;
-use super::device::Device;
+use super::device::{Delivery, Device};
 use super::encode::Body;
 use crate::fs::KernelCaches;
 
@@ -23,10 +23,10 @@ impl Notifier {
         Notifier { device, entry_flags: if expires { abi::EXPIRE_ONLY } else { 0 } }
     }
 
-    fn inode(&self, ino: u64, offset: i64) {
+    fn inode(&self, ino: u64, offset: i64) -> Delivery {
         let mut body = Body::default();
         body.u64(ino).u64(offset.cast_unsigned()).u64(0);
-        self.device.notify(abi::NOTIFY_INVAL_INODE, &body.finish());
+        self.device.notify(abi::NOTIFY_INVAL_INODE, &body.finish())
     }
 }
 
@@ -36,9 +36,9 @@ impl KernelCaches for Notifier {
         self.inode(ino, 0);
     }
 
-    fn drop_attributes(&self, ino: u64) {
+    fn drop_attributes(&self, ino: u64) -> bool {
         // A negative offset: no pages.
-        self.inode(ino, -1);
+        self.inode(ino, -1) == Delivery::Taken
     }
 
     fn drop_entry(&self, parent: u64, name: &[u8]) {

@@ -21,6 +21,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A connection from which nothing came for this long is dead: meta answers
 /// every heartbeat. Leaves half a lease for a new connection.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Longest time between two looks at the lease.
+const LEASE_LOOK: Duration = Duration::from_millis(500);
 /// How long a cut session's connection is kept for the acknowledgement.
 const CUT_LINGER: Duration = Duration::from_secs(30);
 
@@ -221,8 +223,9 @@ pub(super) async fn watch_lease(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = shared.cut_error() => return,
-            // At least a moment: a lost lease is looked at again until it is back.
-            () = tokio::time::sleep(left.max(Duration::from_millis(100))) => {}
+            // At least a moment: a lost lease is looked at again until it is
+            // back. And never for long: this sleep does not count a suspend.
+            () = tokio::time::sleep(left.clamp(LEASE_LOOK / 5, LEASE_LOOK)) => {}
         }
         if shared.lease.notice_end() {
             tracing::warn!("the lease has ended: nothing cached is used until meta answers");

@@ -37,6 +37,11 @@ fn recalled(client: &Client) -> Vec<v1::Recall> {
     })
 }
 
+/// The client has carried these recalls out.
+fn give_up(client: &Client, ids: &[u64]) {
+    client.volume.recalls(client.id).unwrap().answered(ids);
+}
+
 /// Starts an operation that has to wait for recalls.
 fn begin(client: &Client, body: Body) -> impl Future<Output = v1::Reply> + Send + use<> {
     let op = client.op(body);
@@ -58,7 +63,7 @@ fn waits_for(holder: &Client, by: &Client, body: Body) -> (v1::Recall, v1::Reply
     assert_eq!(recalls.len(), 1, "{recalls:?}");
     let recall = recalls.remove(0);
     assert!(!is_answered(&mut answer), "before it was given up");
-    holder.volume.recalls_done(holder.id, &[recall.id]);
+    give_up(holder, &[recall.id]);
     let reply = runtime().block_on(answer);
     (recall, reply)
 }
@@ -192,11 +197,11 @@ fn a_recall_under_way_holds_up_every_change_and_grants_nothing_anew() {
         assert!(recalled(&two).is_empty(), "it is recalled already");
         assert_eq!(two.lookup(&two.root, "f").unwrap().attr.unwrap().cache_millis, 0);
         assert!(!is_answered(&mut second));
-        two.volume.recalls_done(two.id, &[to_two[0].id]);
-        three.volume.recalls_done(three.id, &[to_three[0].id]);
+        give_up(&two, &[to_two[0].id]);
+        give_up(&three, &[to_three[0].id]);
         // The first one was recalled by the second's change.
         let to_one = recalled(&one);
-        one.volume.recalls_done(one.id, &to_one.iter().map(|r| r.id).collect::<Vec<_>>());
+        give_up(&one, &to_one.iter().map(|r| r.id).collect::<Vec<_>>());
         runtime().block_on(async { (first.await, second.await) });
     });
 }
@@ -220,7 +225,7 @@ fn after_a_restart_everything_counts_as_kept_until_it_is_given_up() {
         let two = attach(&two);
         let recalls = recalled(&two);
         assert!(matches!(&recalls[..], [recall] if recall.all), "{recalls:?}");
-        two.volume.recalls_done(two.id, &[recalls[0].id]);
+        give_up(&two, &[recalls[0].id]);
         assert!(is_answered(&mut change));
     });
 }
@@ -239,7 +244,7 @@ fn a_repeated_change_waits_as_its_first_sending_did() {
         drop(pending(one.execute(vec![op.clone()]).pop().unwrap()));
         let again = pending(one.execute(vec![op]).pop().unwrap());
         let recalls = recalled(&two);
-        two.volume.recalls_done(two.id, &[recalls[0].id]);
+        give_up(&two, &[recalls[0].id]);
         let Ok(reply::Result::Attr(attr)) = answer(runtime().block_on(again)) else {
             panic!("attributes")
         };
@@ -262,11 +267,52 @@ fn what_leaves_a_scope_is_recalled_with_everything_below_it() {
         let (all, some): (Vec<_>, Vec<_>) = recalls.iter().partition(|recall| recall.all);
         assert_eq!(all.len(), 1, "{recalls:?}");
         let some: Vec<u64> = some.iter().map(|recall| recall.id).collect();
-        scoped.volume.recalls_done(scoped.id, &some);
+        give_up(&scoped, &some);
         assert!(!is_answered(&mut moved), "what lies below is still kept");
-        scoped.volume.recalls_done(scoped.id, &[all[0].id]);
+        give_up(&scoped, &[all[0].id]);
         assert!(is_answered(&mut moved));
     });
+}
+
+/// One frame with changes of two directories: each answer waits for its own.
+#[test]
+fn an_operation_does_not_wait_for_what_another_of_its_frame_recalls() {
+    on_each_engine(|fixture| {
+        let (one, two) = (keeper(fixture), keeper(fixture));
+        let mine = one.mkdir(&one.root, "mine").unwrap();
+        let theirs = two.mkdir(&two.root, "theirs").unwrap();
+        two.create(&theirs.handle, "f").unwrap();
+        let theirs = one.walk("theirs").unwrap();
+        let ops = vec![one.op(file(&theirs.handle, "x")), one.op(file(&mine.handle, "y"))];
+        let mut done = one.execute(ops);
+        assert!(matches!(done.pop(), Some(Execution::Done(_))), "its own directory");
+        assert!(matches!(done.pop(), Some(Execution::Pending(_))), "the other's");
+    });
+}
+
+#[test]
+fn while_a_recall_is_unanswered_nothing_is_granted() {
+    on_each_engine(|fixture| {
+        let (one, two) = (keeper(fixture), keeper(fixture));
+        let made = one.create(&one.root, "f").unwrap();
+        two.lookup(&two.root, "f").unwrap();
+        drop(begin(&one, chmod(&made.handle, 0o600)));
+        let unanswered = recalled(&two);
+        assert_eq!(unanswered.len(), 1);
+        let late = || two.getattr(&two.root).unwrap().cache_millis == 0;
+        wait_until(late);
+        give_up(&two, &[unanswered[0].id]);
+        assert!(two.getattr(&two.root).unwrap().cache_millis > 0, "late, but in time");
+    });
+}
+
+/// Waits for a state, with a limit.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        assert!(std::time::Instant::now() < until, "it did not come about");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
