@@ -89,8 +89,15 @@ fn finish(error: &clap::Error, json: bool) -> ExitCode {
         return ExitCode::from(exit::OK);
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // A command of which a part is missing: its help is the best answer.
-        let _ = write!(std::io::stderr().lock(), "{}", error.render());
+        let missing = Error::new(Code::ArgumentInvalid, "the command is not complete");
+        if json {
+            return exit::report(&missing, ErrorFormat::Json);
+        }
+        // Its help is the best hint.
+        let mut out = std::io::stderr().lock();
+        let (code, hint) = (missing.code(), missing.code().hint());
+        let _ = write!(out, "{}", error.render());
+        let _ = writeln!(out, "error[{code}]: {}\nhint: {hint}", missing.message());
         return ExitCode::from(exit::USAGE);
     }
     let text = redact(&error.render().to_string());

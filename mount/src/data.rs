@@ -364,7 +364,8 @@ impl FileData {
         self.state.lock().pages_stale = false;
     }
 
-    /// See [`FileState::own_change`].
+    /// An operation of this mount has changed the attributes to these; if
+    /// nobody else has changed anything between, what is cached stays good.
     pub fn own_change(&self, attr: &v1::Attr) {
         self.state.lock().own_change(attr);
     }

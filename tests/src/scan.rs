@@ -162,22 +162,32 @@ pub fn scan_files(
     (count, found)
 }
 
-/// What every process of the machine shows of itself to `ps`.
+/// What every process of the machine shows of itself to `ps`: the ids of those
+/// whose arguments and environment could be read, and what was found.
 ///
 /// # Panics
 /// When /proc cannot be read.
 #[must_use]
-pub fn scan_processes(needles: &Needles) -> Vec<String> {
-    let mut found = Vec::new();
+pub fn scan_processes(needles: &Needles) -> (Vec<i32>, Vec<String>) {
+    let (mut read, mut found) = (Vec::new(), Vec::new());
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let mut both = true;
         for name in ["cmdline", "environ"] {
             let path: PathBuf = entry.path().join(name);
-            if let Ok(bytes) = fs::read(&path) {
-                found.extend(find(needles, &path.display().to_string(), &bytes));
+            match fs::read(&path) {
+                Ok(bytes) => found.extend(find(needles, &path.display().to_string(), &bytes)),
+                // It has ended, or is somebody else's.
+                Err(_) => both = false,
             }
         }
+        if both {
+            read.push(pid);
+        }
     }
-    found
+    (read, found)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use flexfs_tests::raw::{RawSession, block_on};
 use flexfs_tests::scan::{scan_files, scan_processes};
@@ -69,10 +70,40 @@ fn use_everything(cluster: &Cluster) {
             assert!(found.is_empty(), "{found:?}");
         }
     }
-    // While all of it runs.
-    let found = scan_processes(&needles);
+    // While all of it runs, and the daemons are among what is read.
+    let (read, found) = scan_processes(&needles);
     assert!(found.is_empty(), "{found:#?}");
+    let daemon = mount.status()["pid"].as_i64().unwrap();
+    assert!(read.contains(&i32::try_from(daemon).unwrap()), "{daemon} is not among {read:?}");
     mount.stop();
+}
+
+/// The scan of processes finds a secret that is there, in either place.
+#[test]
+fn a_secret_in_arguments_or_environment_would_be_found() {
+    let cluster = Cluster::start();
+    cluster.volume("work");
+    cluster.volume_token("work", &[]);
+    let made = cluster.configure(&["generate", "token", "--kind", "volume"]);
+    let token = made.ok().trim_end().to_owned();
+    cluster.secrets().add(&token);
+    let needles = cluster.secrets().needles();
+    assert!(scan_processes(&needles).1.is_empty());
+    for in_environment in [false, true] {
+        // Waits for its input, which ends with our handle.
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped());
+        match in_environment {
+            true => command.env("LEAK", &token),
+            false => command.args(["-", &token]),
+        };
+        let mut child = command.spawn().unwrap();
+        let (read, found) = scan_processes(&needles);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(read.contains(&i32::try_from(child.id()).unwrap()));
+        assert!(!found.is_empty(), "the scan is blind; environment: {in_environment}");
+    }
 }
 
 fn assert_nothing_found(cluster: &Cluster, directory: &Path, at_least: usize) {
@@ -90,7 +121,7 @@ fn no_secret_in_sqlite_logs_or_processes() {
     let needles = cluster.secrets().needles();
     let (_, found) = scan_files(&needles, cluster.root(), &|_| false);
     assert!(found.len() >= 4, "the scan is blind: {found:?}");
-    for log in ["logs/admin", "logs/meta"] {
+    for log in ["logs/admin", "logs/meta", "home/mount/log"] {
         assert!(fs::metadata(cluster.root().join(log)).unwrap().len() > 500, "{log} says nothing");
     }
     assert_nothing_found(&cluster, cluster.root(), 8);

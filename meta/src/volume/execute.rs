@@ -8,10 +8,11 @@ use flexfs_common::ids::SessionId;
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
+use parking_lot::MutexGuard;
 
 use super::caller::Who;
 use super::context::Context;
-use super::edit::{Edit, Extent};
+use super::edit::{Edit, Effects, Extent};
 use super::lock_wait;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
@@ -38,6 +39,14 @@ struct Answered {
     repeated: bool,
     /// Where its changes end in those of the transaction.
     until: Extent,
+}
+
+/// What a transaction has come to so far.
+#[derive(Default)]
+struct Work {
+    answered: Vec<Answered>,
+    /// What has to come before the operation after these.
+    step: Option<Step>,
 }
 
 impl Answered {
@@ -252,78 +261,18 @@ impl Volume {
             done.extend(refuse_all(ops, &error));
             return None;
         }
-        let mut outcomes = Vec::with_capacity(ops.len());
-        let mut step = None;
+        let mut work = Work::default();
         let abandoned = self.waiters.take_abandoned();
         let result = self.transact(&writer, &mut |edit| {
-            outcomes.clear();
-            step = None;
+            work = Work::default();
             Self::undo_abandoned(edit, &abandoned)?;
-            for op in ops {
-                let mark = edit.mark();
-                if mark.writes() > WRITES_MAX {
-                    break;
-                }
-                let mut answered = Answered::new(Err(Error::bare(Code::Internal)), Keep::Nothing);
-                match self.change(frame, edit, op, &mut answered) {
-                    Ok(Outcome::After(work)) => {
-                        edit.rollback(mark);
-                        step = Some(work);
-                        break;
-                    }
-                    Ok(outcome) => answered.outcome = Ok(outcome),
-                    Err(error) => {
-                        edit.rollback(mark);
-                        answered = Answered::new(Err(error), Keep::Nothing);
-                    }
-                }
-                answered.until = edit.effects.extent();
-                outcomes.push(answered);
-            }
+            self.change_in(frame, edit, ops, &mut work);
             Ok(())
         });
         match result {
-            Ok((version, effects)) => {
-                // Who waits is known before anything is handed on; the rest,
-                // signing above all, needs no lock.
-                let mut waits = Vec::new();
-                for (op, answered) in ops.iter().zip(&outcomes) {
-                    if let Ok(Outcome::Wait(wanted)) = &answered.outcome {
-                        waits.push((op.request_id, self.waiters.wait(wanted.clone())));
-                    }
-                }
-                // Each waits for its own recalls alone: an answer holds locks
-                // of its mount's kernel until it is there.
-                let mut from = Extent::default();
-                let mut recalls = Vec::with_capacity(outcomes.len());
-                for answered in &outcomes {
-                    let span = (from, answered.until);
-                    let mut own = self.recall(Some(session.id), &effects, span);
-                    if answered.repeated {
-                        own.extend(self.rights.open(session.id));
-                    }
-                    recalls.push(own);
-                    from = answered.until;
-                }
-                self.apply(effects, &writer);
-                self.grant(session, self.rights.stamp(), &mut outcomes);
-                drop(writer);
-                let mut waits = waits.into_iter();
-                for ((op, answered), recalls) in ops.iter().zip(outcomes).zip(recalls) {
-                    let execution = match answered.outcome {
-                        Ok(Outcome::Wait(_)) => match waits.next() {
-                            Some((id, ticket)) => waiting(id, ticket),
-                            None => refuse(op, &Error::bare(Code::Internal)),
-                        },
-                        outcome => self.execution(frame, op.request_id, outcome, version),
-                    };
-                    done.push(if recalls.is_empty() {
-                        execution
-                    } else {
-                        after_recalls(recalls, execution)
-                    });
-                }
-                step
+            Ok(committed) => {
+                self.answer(frame, (ops, work.answered), committed, writer, done);
+                work.step
             }
             Err(error) => {
                 self.waiters.put_back_abandoned(abandoned);
@@ -331,6 +280,91 @@ impl Volume {
                 None
             }
         }
+    }
+
+    /// Each operation for itself, up to the first that needs a step before.
+    fn change_in(&self, frame: &Frame<'_>, edit: &mut Edit<'_>, ops: &[v1::Op], work: &mut Work) {
+        for op in ops {
+            let mark = edit.mark();
+            if mark.writes() > WRITES_MAX {
+                return;
+            }
+            let mut answered = Answered::new(Err(Error::bare(Code::Internal)), Keep::Nothing);
+            match self.change(frame, edit, op, &mut answered) {
+                Ok(Outcome::After(step)) => {
+                    edit.rollback(mark);
+                    work.step = Some(step);
+                    return;
+                }
+                Ok(outcome) => answered.outcome = Ok(outcome),
+                Err(error) => {
+                    edit.rollback(mark);
+                    answered = Answered::new(Err(error), Keep::Nothing);
+                }
+            }
+            answered.until = edit.effects.extent();
+            work.answered.push(answered);
+        }
+    }
+
+    /// What was committed takes effect in memory, and is answered.
+    fn answer(
+        &self,
+        frame: &Frame<'_>,
+        (ops, mut answered): (&[v1::Op], Vec<Answered>),
+        (version, effects): (CommitVersion, Effects),
+        writer: MutexGuard<'_, ()>,
+        done: &mut Vec<Execution>,
+    ) {
+        // Who waits is known before anything is handed on; the rest, signing
+        // above all, needs no lock.
+        let mut waits = Vec::new();
+        for (op, answered) in ops.iter().zip(&answered) {
+            if let Ok(Outcome::Wait(wanted)) = &answered.outcome {
+                waits.push((op.request_id, self.waiters.wait(wanted.clone())));
+            }
+        }
+        let recalls = self.recall_each(frame.session.id, &answered, &effects);
+        self.apply(effects, &writer);
+        self.grant(frame.session, self.rights.stamp(), &mut answered);
+        drop(writer);
+        let mut waits = waits.into_iter();
+        for ((op, answered), recalls) in ops.iter().zip(answered).zip(recalls) {
+            let execution = match answered.outcome {
+                Ok(Outcome::Wait(_)) => match waits.next() {
+                    Some((id, ticket)) => waiting(id, ticket),
+                    None => refuse(op, &Error::bare(Code::Internal)),
+                },
+                outcome => self.execution(frame, op.request_id, outcome, version),
+            };
+            done.push(if recalls.is_empty() {
+                execution
+            } else {
+                after_recalls(recalls, execution)
+            });
+        }
+    }
+
+    /// The recalls that each operation has to wait for. Its own alone: an
+    /// answer holds locks of its mount's kernel until it is there.
+    fn recall_each(
+        &self,
+        session: SessionId,
+        answered: &[Answered],
+        effects: &Effects,
+    ) -> Vec<Vec<Arc<Ticket>>> {
+        let mut from = Extent::default();
+        answered
+            .iter()
+            .map(|answered| {
+                let mut own = self.recall(Some(session), effects, (from, answered.until));
+                if answered.repeated {
+                    own.extend(self.rights.open(session));
+                }
+                from = answered.until;
+                own
+            })
+            .collect()
     }
 
     /// One operation of a transaction.

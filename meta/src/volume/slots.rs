@@ -18,7 +18,7 @@ pub(super) enum Turn {
     /// To be carried out.
     New,
     /// Carried out before; this was the answer.
-    Repeat(v1::Reply),
+    Repeat(Box<v1::Reply>),
 }
 
 /// # Errors
@@ -41,7 +41,7 @@ pub(super) fn turn(view: View<'_>, session: SessionId, op: &v1::Op) -> Result<Tu
     }
     let reply = v1::Reply::decode(row.reply)
         .map_err(|e| Error::new(Code::EngineFailed, "a damaged slot record").caused_by(e))?;
-    Ok(Turn::Repeat(reply))
+    Ok(Turn::Repeat(Box::new(reply)))
 }
 
 /// Keeps the answer of a mutation. Without one a repeat is carried out again.

@@ -122,7 +122,7 @@ async fn take(
     let mut replies = Vec::new();
     for op in frame.ops {
         match ops::carry_out(server, id, &op) {
-            ops::Carried::Answered(reply) => replies.push(reply),
+            ops::Carried::Answered(reply) => replies.push(*reply),
             ops::Carried::Waits => {
                 let (server, out) = (Arc::clone(server), out.clone());
                 tokio::spawn(async move {

@@ -13,7 +13,7 @@ use super::super::mutation::is_mutation;
 use super::{File, LoopbackMeta, World};
 
 pub(super) enum Carried {
-    Answered(v1::Reply),
+    Answered(Box<v1::Reply>),
     Waits,
     Broken,
 }
@@ -26,7 +26,7 @@ pub(super) fn carry_out(server: &Arc<LoopbackMeta>, id: SessionId, op: &v1::Op) 
         match world.slots[&id].get(&op.slot) {
             Some((sequence, reply)) if *sequence == op.sequence => {
                 let reply = v1::Reply { request_id: op.request_id, ..reply.clone() };
-                return Carried::Answered(reply);
+                return Carried::Answered(Box::new(reply));
             }
             known => {
                 let last = known.map_or(0, |(sequence, _)| *sequence);
@@ -50,7 +50,7 @@ pub(super) fn carry_out(server: &Arc<LoopbackMeta>, id: SessionId, op: &v1::Op) 
         }
         *left -= 1;
     }
-    Carried::Answered(reply)
+    Carried::Answered(Box::new(reply))
 }
 
 fn remember(world: &mut World, id: SessionId, op: &v1::Op, reply: &v1::Reply) {
