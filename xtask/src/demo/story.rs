@@ -137,13 +137,12 @@ fn revocation(stage: &mut Stage) -> Result {
 
 fn report_reader(stage: &Stage, seen: &Seen, begun: Instant, returned: Instant) -> Result {
     let delay = seen.first_error.duration_since(begun);
-    let command = returned.duration_since(begun);
+    let order = match returned.checked_duration_since(seen.first_error) {
+        Some(span) => format!("{} ms before it returned", span.as_millis()),
+        None => "as it returned".to_owned(),
+    };
     stage.note(&format!("The reader's {} reads ended with: {}", seen.reads, seen.error));
-    stage.note(&format!(
-        "{} ms after the command began, {} ms before it returned.",
-        delay.as_millis(),
-        command.saturating_sub(delay).as_millis()
-    ));
+    stage.note(&format!("{} ms after the command began, {order}.", delay.as_millis(),));
     if seen.error.raw_os_error() != Some(KEY_REVOKED) {
         return Err("the reader's error should be EKEYREVOKED".into());
     }
