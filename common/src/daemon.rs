@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -145,6 +145,10 @@ pub struct RunInfo {
     pub no_ssl: bool,
 }
 
+/// A process that was killed lets go of its lock some time after kill(2) has
+/// returned: whoever starts another at once waits so long for it.
+const DYING: Duration = Duration::from_secs(1);
+
 /// The run file and its lock, held while the daemon lives.
 #[derive(Debug)]
 pub struct RunFile {
@@ -162,10 +166,16 @@ impl RunFile {
             home::make_dir(dir)?;
         }
         let lock = open_lock(path)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(RunFile { _lock: lock, path: path.to_owned() }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::bare(Code::DaemonRunning)),
-            Err(e) => Err(lock_failed(path).caused_by(e)),
+        let until = Instant::now() + DYING;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(RunFile { _lock: lock, path: path.to_owned() }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(DYING / 50);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(Code::DaemonRunning.into()),
+                Err(e) => return Err(lock_failed(path).caused_by(e)),
+            }
         }
     }
 
@@ -259,5 +269,18 @@ mod tests {
         }
         assert_eq!(RunFile::find(&path).unwrap(), None);
         RunFile::acquire(&path).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_daemon_that_is_just_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin/run");
+        let held = RunFile::acquire(&path).unwrap();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(DYING / 10);
+            drop(held);
+        });
+        RunFile::acquire(&path).unwrap();
+        ending.join().unwrap();
     }
 }
