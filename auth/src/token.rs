@@ -120,6 +120,20 @@ impl Token {
         Ok(Token::assemble(kind, id, secret))
     }
 
+    /// Another secret for the token of this kind and id: what a rotation adds,
+    /// and what a claim code is traded for.
+    ///
+    /// # Errors
+    /// `INTERNAL` when there is no randomness, or when the id is not a random
+    /// UUID (no token has such an id).
+    pub fn generate_for(kind: TokenKind, id: TokenId) -> Result<Token> {
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(secret.as_mut_slice())
+            .map_err(|e| Error::new(Code::Internal, "no randomness").caused_by(e))?;
+        Token::parse(&Token::assemble(kind, *id.as_bytes(), secret).text)
+            .map_err(|e| Error::bare(Code::Internal).caused_by(e))
+    }
+
     fn assemble(kind: TokenKind, id: [u8; 16], secret: Zeroizing<[u8; 32]>) -> Token {
         // The whole length at once: growing would leave copies behind.
         let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN));

@@ -85,9 +85,15 @@ codes! {
     TokenRevoked "TOKEN_REVOKED" Unauthenticated "The token was revoked." "Ask the owner of the volume for a new token; `configure.flexfs show` tells when it was revoked.";
     TokenDisabled "TOKEN_DISABLED" Unauthenticated "The token is disabled." "`configure.flexfs enable` puts it back to use; then mount again.";
     TokenExpired "TOKEN_EXPIRED" Unauthenticated "The token has expired." "Ask for a new token, or have its expiry extended.";
+    TokenRotated "TOKEN_ROTATED" Unauthenticated "This secret of the token was replaced by a rotation and has ended." "Get the token's new text and run `init creds --force`; `configure.flexfs rotation status ID` shows who still uses an old one.";
     TokenNotYetValid "TOKEN_NOT_YET_VALID" Unauthenticated "The token is not valid yet." "Check its --notBefore time and the clocks of both machines.";
     TokenSourceDenied "TOKEN_SOURCE_DENIED" Unauthenticated "The token may not be used from this address." "Check the token's --cidr list and the address this machine is seen with.";
     TokenExists "TOKEN_EXISTS" Exists "A token with this id exists or existed." "Generate another one: an id is never used twice.";
+    TokenEnded "TOKEN_ENDED" Conflict "The token has ended and cannot be changed." "A revoked token stays revoked: make a new one. An expired one can be given a later end with `configure.flexfs update`.";
+    TokenSecretsFull "TOKEN_SECRETS_FULL" Conflict "The token has as many live secrets as it can have." "Finish its rotation first: `configure.flexfs rotation finish ID`.";
+    RotationInUse "ROTATION_IN_USE" Conflict "Old secrets of the token are still in use." "Give the named hosts the new token, or end them with --force.";
+    ClaimUsed "CLAIM_USED" Unauthenticated "The claim code was redeemed before." "If that was not you, revoke the token at once; the audit log names the address that redeemed it.";
+    RequestReused "REQUEST_ID_REUSED" Conflict "This request id was used for another request." "Give each request an id of its own.";
     TokenNotFound "TOKEN_NOT_FOUND" NotFound "No such token." "`configure.flexfs list` shows the ids; a prefix must be unique. A system token names another account with --accountID.";
     SessionUnknown "SESSION_UNKNOWN" Unauthenticated "The session is not known or has ended." "Mount again.";
     SessionProof "SESSION_PROOF" Unauthenticated "The proof of the session's key is wrong." "Mount again.";

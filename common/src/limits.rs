@@ -122,3 +122,15 @@ pub const FAILURE_CACHE_AGE: Duration = Duration::from_secs(5);
 pub const FAILURE_RATE: u32 = 10;
 /// Burst of failed verifications from one source.
 pub const FAILURE_BURST: u32 = 50;
+/// How long earlier secrets live on after a rotation, unless told otherwise.
+pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
+/// Longest overlap of a rotation: a forgotten one must end.
+pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// A use of an old secret this recent keeps a rotation from being finished.
+pub const ROTATION_USE: Duration = Duration::from_secs(60);
+/// Shortest idle end of a token: uses reach all admins within half of it.
+pub const IDLE_MIN: Duration = Duration::from_secs(60);
+/// Longest life of a claim code.
+pub const CLAIM_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often a changed credentials file is looked for.
+pub const CREDS_POLL: Duration = Duration::from_secs(1);

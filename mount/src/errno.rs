@@ -24,9 +24,11 @@ pub fn errno(code: Code) -> i32 {
     match code {
         // P1: the right to use the mount has ended.
         C::TokenRevoked
+        | C::TokenRotated
         | C::TokenDisabled
         | C::TokenUnknown
         | C::TokenMissing
+        | C::ClaimUsed
         | C::TokenMalformed
         | C::TokenWrongKind
         | C::TokenSourceDenied
@@ -87,6 +89,10 @@ pub fn errno(code: Code) -> i32 {
         | C::ConfigInvalid
         | C::Internal
         | C::TokenExists
+        | C::TokenEnded
+        | C::TokenSecretsFull
+        | C::RotationInUse
+        | C::RequestReused
         | C::TokenNotFound
         | C::AccountNotFound
         | C::AccountExists

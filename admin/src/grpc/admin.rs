@@ -240,6 +240,97 @@ impl AdminService for Admin {
         call!(self, request, delete_volume, deleted)
     }
 
+    async fn update_account(
+        &self,
+        _request: Request<v1::UpdateAccountRequest>,
+    ) -> Result<Response<v1::Account>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn disable_account(
+        &self,
+        _request: Request<v1::DisableAccountRequest>,
+    ) -> Result<Response<v1::RevokeReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn enable_account(
+        &self,
+        _request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::Account>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn revoke_tokens(
+        &self,
+        _request: Request<v1::RevokeTokensRequest>,
+    ) -> Result<Response<v1::RevokeTokensReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn update_token(
+        &self,
+        _request: Request<v1::UpdateTokenRequest>,
+    ) -> Result<Response<v1::Token>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn disable_token(
+        &self,
+        _request: Request<v1::DisableTokenRequest>,
+    ) -> Result<Response<v1::RevokeReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn enable_token(
+        &self,
+        _request: Request<v1::GetTokenRequest>,
+    ) -> Result<Response<v1::Token>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn rotate_token(
+        &self,
+        _request: Request<v1::RotateTokenRequest>,
+    ) -> Result<Response<v1::RotateReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn get_rotation(
+        &self,
+        _request: Request<v1::GetTokenRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn finish_rotation(
+        &self,
+        _request: Request<v1::FinishRotationRequest>,
+    ) -> Result<Response<v1::RotateReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn redeem_claim(
+        &self,
+        _request: Request<v1::RedeemClaimRequest>,
+    ) -> Result<Response<v1::Token>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn update_volume(
+        &self,
+        _request: Request<v1::UpdateVolumeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    async fn list_sessions(
+        &self,
+        _request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
     async fn describe_mount(
         &self,
         request: Request<v1::DescribeMountRequest>,
