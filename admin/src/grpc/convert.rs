@@ -25,6 +25,7 @@ pub(super) fn account(account: Account) -> v1::Account {
         email: account.email,
         state: account.state.to_string(),
         created_at: at(account.created_at),
+        max_token_age_seconds: 0,
     }
 }
 
@@ -235,6 +236,7 @@ pub(super) fn validated(validated: Validated) -> v1::ValidateVolumeTokenReply {
         mount_path,
         valid_millis: validated.valid_millis,
         revision: validated.revision,
+        idle_millis: 0,
     }
 }
 
