@@ -50,6 +50,7 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         expires_at: arguments.expires,
         not_before: arguments.not_before,
         notes: arguments.notes,
+        ..v1::CreateAccountTokenRequest::default()
     };
     let reply =
         session.ask(|mut admin| async move { admin.create_account_token(request).await })?;

@@ -216,6 +216,7 @@ pub(crate) fn list(
         state: page.state.clone().unwrap_or_default(),
         limit: page.limit.unwrap_or_default(),
         page: page.page.clone().unwrap_or_default(),
+        ..v1::ListTokensRequest::default()
     };
     let reply = session.ask(|mut admin| async move { admin.list_tokens(request).await })?;
     let items: Vec<_> = reply.items.into_iter().map(TokenView::from).collect();

@@ -98,6 +98,7 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         not_before: arguments.not_before,
         cidrs: arguments.cidrs,
         notes: arguments.notes,
+        ..v1::CreateVolumeTokenRequest::default()
     };
     let reply = session.ask(|mut admin| async move { admin.create_volume_token(request).await })?;
     let view = TokenView::from(reply);
