@@ -595,11 +595,19 @@ async fn revocations_tell_what_they_ended(db: TestDatabase) {
     let (a, b) = (token(&one, of_volume(&v)), token(&one, of_volume(&v)));
     let meta = token(&one, Grant::Meta { meta_store: store_id("m1") });
     let role = |role| Grant::Account { role, volumes: vec![] };
-    let plain = |record: TokenRecord| TokenRecord { cidrs: vec![], expires_at: None, ..record };
+    let plain = |record: TokenRecord| TokenRecord {
+        cidrs: vec![],
+        expires_at: None,
+        idle_seconds: 0,
+        ..record
+    };
     let first = plain(token(&one, role(Role::Owner)));
     let second = plain(token(&one, role(Role::Owner)));
     for record in [&a, &b, &meta, &first, &second] {
         tokens::insert(tx.sql(), record).await.unwrap();
+        let verifier = Verifier { tag: [7; 32], pepper_id: "p".into(), phc: "x".into() };
+        let secret = SecretRecord::new("abcd", verifier, now());
+        secrets::insert(tx.sql(), record.id, &secret).await.unwrap();
     }
     let sql: &mut dyn Sql = tx.sql();
     assert_eq!(metas::live_token(sql, &store_id("m1")).await.unwrap(), Some(meta.id));

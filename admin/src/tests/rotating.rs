@@ -198,7 +198,11 @@ async fn a_limited_owner_cannot_rotate_its_way_out() {
     let admin = site.start().await;
     let tenant = admin.account("a").await;
     let mut owner = admin.client(&tenant.owner);
-    let now = clock::wall_now();
+    let now = wire::timestamp_from_wire(&v1::Timestamp {
+        seconds: clock::wall_now().as_second(),
+        nanos: 0,
+    })
+    .unwrap();
     let hour =
         wire::timestamp_to_wire(now.checked_add(jiff::SignedDuration::from_hours(1)).unwrap());
     let limited = generate(TokenKind::Account);

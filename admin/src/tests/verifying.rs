@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use flexfs_auth::token::{Token, TokenKind};
+use flexfs_auth::token::TokenKind;
 use flexfs_common::{Code, limits};
 use flexfs_proto::v1;
 
