@@ -7,7 +7,7 @@ use flexfs_common::{Code, Result};
 use flexfs_proto::v1::{self, FeedKind};
 use jiff::Timestamp;
 
-use super::find::{Wanted, find_account};
+use super::find::find_account;
 use super::input::{self, bad};
 use super::mint::{self, check_hands_out, token_change};
 use super::revoke::{check_not_last, volume_of};
@@ -40,7 +40,7 @@ impl Service {
         if token.state(now) == TokenState::Revoked {
             return Err(Code::TokenEnded.into());
         }
-        let changed = self.changed(tx.sql(), caller, &wanted, &token, &request, now).await?;
+        let changed = self.changed(tx.sql(), caller, &token, &request, now).await?;
         check_hands_out(caller, &changed)?;
         if !is_unlimited(&changed, now) {
             check_not_last(tx.sql(), caller, &token).await?;
@@ -61,7 +61,6 @@ impl Service {
         &self,
         sql: &mut dyn Sql,
         caller: &Caller,
-        wanted: &Wanted<'_>,
         token: &TokenRecord,
         request: &v1::UpdateTokenRequest,
         now: Timestamp,
@@ -96,7 +95,7 @@ impl Service {
                     *volumes =
                         self.volumes_named(sql, caller, token.account_id, &names.items).await?;
                 }
-                forbid(request.flags.is_some() || request.rights.is_some(), wanted)?;
+                forbid(request.flags.is_some() || request.rights.is_some(), token)?;
             }
             Grant::Volume { rights, flags: own, .. } => {
                 if let Some(text) = &request.rights {
@@ -106,11 +105,11 @@ impl Service {
                     let named = input::token_flags(&names.items)?;
                     *own = v1::Flags { uid: own.uid, gid: own.gid, umask: own.umask, ..named };
                 }
-                forbid(request.volumes.is_some(), wanted)?;
+                forbid(request.volumes.is_some(), token)?;
             }
             Grant::Meta { .. } => {
                 let other = request.flags.is_some() || request.rights.is_some();
-                forbid(other || request.volumes.is_some(), wanted)?;
+                forbid(other || request.volumes.is_some(), token)?;
             }
         }
         Ok(out)
@@ -201,9 +200,12 @@ impl Service {
     }
 }
 
-fn forbid(given: bool, wanted: &Wanted<'_>) -> Result<()> {
+fn forbid(given: bool, token: &TokenRecord) -> Result<()> {
     if given {
-        return Err(bad(format!("{} token has no such setting", wanted.kind.with_article())));
+        return Err(bad(format!(
+            "{} token has no such setting",
+            token.grant.kind().with_article()
+        )));
     }
     Ok(())
 }
