@@ -6,6 +6,7 @@ mod feeding;
 mod harness;
 mod living;
 mod matrix;
+mod model;
 mod placing;
 mod revoking;
 mod rotating;
