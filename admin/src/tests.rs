@@ -8,6 +8,7 @@ mod living;
 mod matrix;
 mod model;
 mod placing;
+mod properties;
 mod revoking;
 mod rotating;
 mod tenancy;
