@@ -57,6 +57,20 @@ fn grab() -> impl Strategy<Value = Grab> {
     ]
 }
 
+/// Who begins: owners most of all, because the others may do little.
+fn beginning() -> impl Strategy<Value = Role> {
+    prop_oneof![
+        5 => Just(Role::Owner),
+        2 => Just(Role::Operator),
+        2 => proptest::sample::select(vec![
+            Role::Viewer,
+            Role::Auditor,
+            Role::Metrics,
+            Role::Provisioner,
+        ]),
+    ]
+}
+
 struct Thief {
     admin: Running,
     /// The token he began with, as it was given to him.
@@ -459,7 +473,7 @@ proptest! {
 
     #[test]
     fn no_calls_bring_a_right_that_the_caller_lacks(
-        role in proptest::sample::select(Role::ALL.to_vec()),
+        role in beginning(),
         limits in (any::<bool>(), any::<bool>(), any::<bool>()),
         grabs in proptest::collection::vec(grab(), 1..40),
     ) {
