@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_auth::token::Token;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{SecretId, ServerId, TokenId};
 use flexfs_common::tls::Peer;
 use flexfs_common::{Code, Error, Result, limits, status};
@@ -29,8 +30,26 @@ const VALIDATE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Authority {
     peer: Peer,
+    state: Mutex<State>,
+    /// When the latest call began that admin took our token for.
+    accepted: Mutex<Option<BootTime>>,
+    /// Held while admin is asked whether it takes our token.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
     bearer: BearerInterceptor,
-    client: Mutex<Client>,
+    client: Client,
+}
+
+/// What admin said of tokens by id.
+#[derive(Debug)]
+pub struct Checked {
+    /// One per token asked about, in order.
+    pub states: Vec<v1::TokenState>,
+    /// The feed's head when the rows were read.
+    pub revision: u64,
 }
 
 impl Authority {
@@ -40,8 +59,24 @@ impl Authority {
     /// `ARGUMENT_INVALID` when the address is not `host:port`.
     pub fn new(peer: Peer, token: &Token) -> Result<Authority> {
         let bearer = BearerInterceptor::new(token);
-        let client = Mutex::new(connect(&peer, &bearer)?);
-        Ok(Authority { peer, bearer, client })
+        let client = connect(&peer, &bearer)?;
+        Ok(Authority {
+            peer,
+            state: Mutex::new(State { bearer, client }),
+            accepted: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Every later call has this token.
+    ///
+    /// # Errors
+    /// `ARGUMENT_INVALID`.
+    pub fn set_token(&self, token: &Token) -> Result<()> {
+        let bearer = BearerInterceptor::new(token);
+        let client = connect(&self.peer, &bearer)?;
+        *self.state.lock() = State { bearer, client };
+        Ok(())
     }
 
     /// Where admin is.
@@ -56,12 +91,36 @@ impl Authority {
     /// # Errors
     /// `ARGUMENT_INVALID`.
     pub fn reconnect(&self) -> Result<()> {
-        *self.client.lock() = connect(&self.peer, &self.bearer)?;
+        let mut state = self.state.lock();
+        state.client = connect(&self.peer, &state.bearer)?;
         Ok(())
     }
 
     fn client(&self) -> Client {
-        self.client.lock().clone()
+        self.state.lock().client.clone()
+    }
+
+    /// Does admin take our own token? A refusal of a volume token looks the
+    /// same as one of ours. Not asked again when a call that began at `since`
+    /// or later was taken.
+    ///
+    /// # Errors
+    /// As [`Authority::register`].
+    pub async fn confirm_own(&self, since: BootTime) -> Result<()> {
+        let known = || self.accepted.lock().is_some_and(|at| at >= since);
+        if known() {
+            return Ok(());
+        }
+        let _one_asks = self.asking.lock().await;
+        if known() {
+            return Ok(());
+        }
+        let begun = BootTime::now();
+        let mut client = self.client();
+        let nothing = v1::CheckTokensRequest { tokens: Vec::new() };
+        call(VALIDATE, client.check_tokens(nothing)).await?;
+        *self.accepted.lock() = Some(begun);
+        Ok(())
     }
 
     /// RegisterServer.
@@ -100,17 +159,21 @@ impl Authority {
         &self,
         request: v1::ValidateVolumeTokenRequest,
     ) -> Result<v1::ValidateVolumeTokenReply> {
+        let begun = BootTime::now();
         let mut client = self.client();
-        call(VALIDATE, client.validate_volume_token(request)).await
+        let reply = call(VALIDATE, client.validate_volume_token(request)).await?;
+        *self.accepted.lock() = Some(begun);
+        Ok(reply)
     }
 
-    /// CheckTokens, in parts.
+    /// CheckTokens, in parts, each within `limit`.
     ///
     /// # Errors
     /// As [`Authority::register`]; `PROTOCOL_INVALID` when an answer is
     /// missing.
-    pub async fn check(&self, tokens: &[(TokenId, SecretId)]) -> Result<Vec<v1::TokenState>> {
+    pub async fn check(&self, tokens: &[(TokenId, SecretId)], limit: Duration) -> Result<Checked> {
         let mut states = Vec::with_capacity(tokens.len());
+        let mut revision = u64::MAX;
         for part in tokens.chunks(CHECK_MAX) {
             let tokens = part
                 .iter()
@@ -121,7 +184,7 @@ impl Authority {
                 .collect();
             let mut client = self.client();
             let request = v1::CheckTokensRequest { tokens };
-            let reply = call(limits::CALL, client.check_tokens(request)).await?;
+            let reply = call(limit, client.check_tokens(request)).await?;
             let same = reply.states.len() == part.len()
                 && reply.states.iter().zip(part).all(|(state, (token, secret))| {
                     state.token_id == token.to_string() && state.secret_id == secret.to_string()
@@ -130,8 +193,10 @@ impl Authority {
                 return Err(Error::new(Code::ProtocolInvalid, "CheckTokens answered others"));
             }
             states.extend(reply.states);
+            // All of them are at least as new as the oldest.
+            revision = revision.min(reply.revision);
         }
-        Ok(states)
+        Ok(Checked { states, revision })
     }
 
     /// Watch.

@@ -23,6 +23,8 @@ use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
 use crate::grants::Grants;
 use crate::server;
+use crate::service::changes::FeedPoint;
+use crate::service::own::OwnToken;
 use crate::service::placed::Served;
 use crate::service::sessions::SessionEntry;
 use crate::service::{Parts, Service};
@@ -78,7 +80,7 @@ pub(crate) fn service(engine: Arc<dyn Engine>, grace: Duration) -> Arc<Service> 
     Service::new(Parts {
         server_id: ServerId::random(),
         authority: Authority::new(nowhere, &token).unwrap(),
-        own_token: token,
+        own: OwnToken::fixed(token),
         grants: Grants::load(Arc::clone(&engine), &[1; 32], grace).unwrap(),
         engine,
         signer: Arc::new(Signer::new(&[2; 32])),
@@ -104,7 +106,8 @@ impl Bench {
     pub(crate) async fn start() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let service = service(Arc::new(MemoryEngine::new()), limits::ADMIN_GRACE);
-        let served = service.serve_volume(&placed(&dir.path().join("blocks"))).unwrap();
+        let placed = placed(&dir.path().join("blocks"));
+        let served = service.serve_volume(&placed, FeedPoint::default()).unwrap();
         service.feed.set_started();
         service.note_contact();
         let (certificate, trust) = certificate(service.server_id);
@@ -134,13 +137,14 @@ impl Bench {
                 scope: SubtreePath::root(),
                 token_flags: v1::Flags::default(),
                 requested: v1::Flags::default(),
+                honours: v1::Flags::default(),
                 recalls: false,
                 host_name: "host".into(),
                 dir: "/mnt".into(),
                 peer: "127.0.0.1:1".into(),
             })
             .unwrap();
-        let entry = SessionEntry::new(opened.id, Arc::clone(&self.served.volume), token, secret);
+        let entry = SessionEntry::new(opened.id, Arc::clone(&self.served.volume), token);
         self.service.sessions.insert(entry).unwrap();
         Opened { id: opened.id, key: *opened.key, root: opened.root_handle, token, secret }
     }

@@ -36,6 +36,8 @@ fn verdict(token: &Token, ends: Option<BootTime>) -> Verdict {
         flags: v1::Flags { ro: true, ..v1::Flags::default() },
         point: FeedPoint { epoch: 0, revision: 9 },
         ends,
+        asked: BootTime::now(),
+        idle: None,
     }
 }
 
