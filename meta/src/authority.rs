@@ -226,3 +226,6 @@ async fn call<T>(
         Err(_) => Err(Error::new(Code::AdminUnreachable, "admin did not answer in time")),
     }
 }
+
+#[cfg(test)]
+mod tests;

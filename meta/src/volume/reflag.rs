@@ -7,8 +7,8 @@ use std::sync::Arc;
 use flexfs_common::ids::{SecretId, SessionId, TokenId};
 use flexfs_common::{Code, Error, Result, flags};
 use flexfs_proto::v1;
+use parking_lot::MutexGuard;
 
-use super::edit::Extent;
 use super::session::Session;
 use super::types::{Reflagged, SessionInfo, VolumeSettings};
 use super::{Volume, session_end};
@@ -117,24 +117,7 @@ impl Volume {
                 Changed::of(session, &volume, token)
             })
             .collect();
-        let stored: Vec<&Changed> = changed.iter().filter(|one| one.is_stored()).collect();
-        for part in stored.chunks(ROWS_PER_STEP) {
-            let (_, effects) = self.transact(&writer, &mut |edit| {
-                for Changed { session, token, effective } in part {
-                    match effective {
-                        Ok(_) => {
-                            let key = edit.keys().session(session.id);
-                            edit.put(&key, &session.row_with_flags(*token));
-                        }
-                        Err(code) => session_end::end(edit, session.id, *code),
-                    }
-                }
-                Ok(())
-            })?;
-            // They end: nobody waits for what they may keep.
-            let _ = self.recall(None, &effects, (Extent::default(), effects.extent()));
-            self.apply(effects, &writer);
-        }
+        self.store(&writer, &changed)?;
         if let Some(settings) = settings {
             *self.settings.write() = Arc::new(settings);
         }
@@ -157,6 +140,33 @@ impl Volume {
         let cut: Vec<SessionId> = done.cut.iter().map(|(id, _)| *id).collect();
         self.release_now(&cut)?;
         Ok(done)
+    }
+
+    /// Writes the rows of changed sessions, and ends those that are cut.
+    fn store(&self, writer: &MutexGuard<'_, ()>, changed: &[Changed]) -> Result<()> {
+        let stored: Vec<&Changed> = changed.iter().filter(|one| one.is_stored()).collect();
+        let mut ended = Vec::new();
+        for part in stored.chunks(ROWS_PER_STEP) {
+            let written = self.transact(writer, &mut |edit| {
+                for Changed { session, token, effective } in part {
+                    match effective {
+                        Ok(_) => {
+                            let key = edit.keys().session(session.id);
+                            edit.put(&key, &session.row_with_flags(*token));
+                        }
+                        Err(code) => session_end::end(edit, session.id, *code),
+                    }
+                }
+                Ok(())
+            });
+            let (_, effects) = written.inspect_err(|_| {
+                // Those of the parts before are over all the same.
+                self.ended.lock().append(&mut ended);
+            })?;
+            ended.extend(effects.ended.iter().map(|(id, _)| *id));
+            self.apply(effects, writer);
+        }
+        Ok(())
     }
 
     /// A session has authenticated with this secret of its token and lives
