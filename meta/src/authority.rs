@@ -41,6 +41,8 @@ pub struct Authority {
 struct State {
     bearer: BearerInterceptor,
     client: Client,
+    /// Counts our tokens.
+    generation: u64,
 }
 
 /// What admin said of tokens by id.
@@ -62,7 +64,7 @@ impl Authority {
         let client = connect(&peer, &bearer)?;
         Ok(Authority {
             peer,
-            state: Mutex::new(State { bearer, client }),
+            state: Mutex::new(State { bearer, client, generation: 0 }),
             accepted: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         })
@@ -75,7 +77,9 @@ impl Authority {
     pub fn set_token(&self, token: &Token) -> Result<()> {
         let bearer = BearerInterceptor::new(token);
         let client = connect(&self.peer, &bearer)?;
-        *self.state.lock() = State { bearer, client };
+        let mut state = self.state.lock();
+        let generation = state.generation.wrapping_add(1);
+        *state = State { bearer, client, generation };
         Ok(())
     }
 
@@ -83,6 +87,13 @@ impl Authority {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.peer.address
+    }
+
+    /// Counts our tokens: the same before and after some calls = all of them
+    /// had the same token.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.state.lock().generation
     }
 
     /// Forgets the present connection: one that is dying keeps new calls

@@ -60,6 +60,36 @@ struct StoredGrant {
     fresh_millis: u64,
 }
 
+/// What admin says of a secret that is good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Confirmed {
+    /// Whose secret it is.
+    pub token: TokenId,
+    /// The token's own flags; `None` = not said.
+    pub flags: Option<v1::Flags>,
+    /// When the time of token or secret is over.
+    pub ends: Option<BootTime>,
+}
+
+impl StoredGrant {
+    /// Takes over what is said now; true when that is something else.
+    fn confirm(&mut self, confirmed: &Confirmed, now: &Stamp) -> bool {
+        let flags = confirmed.flags.or(self.flags);
+        let valid_millis = millis_left(confirmed.ends);
+        if flags == self.flags && !moved(self, valid_millis, now) {
+            return false;
+        }
+        self.flags = flags;
+        self.valid_millis = valid_millis;
+        if self.fresh_millis != 0 {
+            // It counts from the same moment.
+            self.fresh_millis = millis(fresh_left(self, now).unwrap_or_default()).max(1);
+        }
+        self.at = now.clone();
+        true
+    }
+}
+
 /// The last contact with admin, as it is kept.
 #[derive(Clone, PartialEq, prost::Message)]
 struct StoredContact {
@@ -215,38 +245,23 @@ impl Grants {
         self.state.lock().grants.contains_key(&hash)
     }
 
-    /// Admin says what holds for a secret now: its grants are that much from
+    /// Admin says what holds for secrets now: their grants are that much from
     /// now on. Blocks.
     ///
     /// # Errors
     /// `ENGINE_FAILED`.
-    pub fn confirm(
-        &self,
-        (token, secret): (TokenId, SecretId),
-        flags: &v1::Flags,
-        ends: Option<BootTime>,
-        now: &Stamp,
-    ) -> Result<()> {
-        let valid_millis = millis_left(ends);
+    pub fn confirm(&self, secrets: &HashMap<SecretId, Confirmed>, now: &Stamp) -> Result<()> {
         let changed: Vec<([u8; 32], StoredGrant)> = {
             let mut state = self.state.lock();
-            let of_secret = state.grants.iter_mut().filter(|(_, grant)| {
-                grant.secret == secret.as_bytes() && grant.token == token.as_bytes()
-            });
-            of_secret
-                .filter(|(_, grant)| grant.flags != Some(*flags) || moved(grant, valid_millis, now))
-                .map(|(hash, grant)| {
-                    grant.flags = Some(*flags);
-                    // How fresh it is counts from the same moment.
-                    if grant.fresh_millis != 0 {
-                        let left = fresh_left(grant, now).unwrap_or_default();
-                        grant.fresh_millis = millis(left).max(1);
-                    }
-                    grant.valid_millis = valid_millis;
-                    grant.at = now.clone();
-                    (*hash, grant.clone())
-                })
-                .collect()
+            let mut changed = Vec::new();
+            for (hash, grant) in &mut state.grants {
+                let Some((subject, secret)) = subject_of(grant) else { continue };
+                let Some(confirmed) = secrets.get(&secret) else { continue };
+                if confirmed.token == subject.token && grant.confirm(confirmed, now) {
+                    changed.push((*hash, grant.clone()));
+                }
+            }
+            changed
         };
         for part in changed.chunks(1000) {
             self.write(&mut |txn| {

@@ -309,7 +309,7 @@ impl Service {
         self.review_grace();
     }
 
-    /// A call to admin failed. Blocks.
+    /// A call to admin failed.
     pub fn note_failure(&self, error: &Error) {
         match error.kind() {
             Kind::Unauthenticated => self.feed.set_own_refused(Some(error.code())),

@@ -11,6 +11,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FeedKind;
 
 use super::Checked;
+use crate::grants::Confirmed;
 use crate::grants::stamp::Stamp;
 use crate::service::changes::FeedPoint;
 use crate::service::feed_status::FeedState;
@@ -155,7 +156,7 @@ async fn check_tokens(
     let point = FeedPoint { epoch, revision: checked.revision };
     block(|| {
         let live = service.live_secrets();
-        let mut flags = HashMap::new();
+        let (mut flags, mut good) = (HashMap::new(), HashMap::new());
         for ((token, secret), state) in tokens.into_iter().zip(&checked.states) {
             match &state.refused {
                 Some(detail) => {
@@ -167,12 +168,13 @@ async fn check_tokens(
                     if let Some((_, volume)) = live.get(&secret) {
                         service.set_end(secret, *volume, (end, point));
                     }
-                    let own = state.flags.unwrap_or_default();
-                    service.grants.confirm((token, secret), &own, end, &Stamp::now())?;
-                    flags.insert(token, own);
+                    // Not said is not: none.
+                    flags.extend(state.flags.map(|flags| (token, flags)));
+                    good.insert(secret, Confirmed { token, flags: state.flags, ends: end });
                 }
             }
         }
+        service.grants.confirm(&good, &Stamp::now())?;
         for served in service.volumes.all() {
             service.reflagged(served.volume.update_token_flags(&flags)?);
         }

@@ -158,6 +158,37 @@ async fn a_refused_reauthentication_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_admin_is_away_a_known_secret_is_taken_and_another_changes_nothing() {
+    let bench = Bench::start().await;
+    let token = Token::generate(TokenKind::Volume).unwrap();
+    let opened = bench.open_as(token.id());
+    let ops = bench.connect(&opened).await;
+    let mut session = Live { id: opened.id, key: opened.key, root: opened.root, ops };
+    assert_eq!(session.reauthenticate(&token).await.as_deref(), Some("ADMIN_UNREACHABLE"));
+    assert_eq!(secret_of(&bench, &session), opened.secret);
+    session.works().await;
+    let settings = bench.served.volume.settings();
+    let known = crate::rpc::verdict::Verdict {
+        subject: crate::service::changes::Subject {
+            token: token.id(),
+            volume: settings.id,
+            account: settings.account_id,
+        },
+        secret_id: SecretId::random(),
+        scope: flexfs_common::name::SubtreePath::root(),
+        flags: v1::Flags::default(),
+        point: crate::service::changes::FeedPoint::default(),
+        ends: None,
+        asked: BootTime::now(),
+        idle: None,
+    };
+    let (peer, now) = ("127.0.0.1".parse().unwrap(), crate::grants::stamp::Stamp::now());
+    bench.service.grants.remember(&token, peer, &known, now).unwrap();
+    assert_eq!(session.reauthenticate(&token).await, None);
+    assert_eq!(secret_of(&bench, &session), known.secret_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_reauthentication_at_a_time_and_not_many_a_second() {
     let (bench, admin) = Bench::with_admin().await;
     let (token, _) = volume_token(&admin);
@@ -355,8 +386,8 @@ async fn admin_is_told_of_every_session_and_of_what_becomes_of_it() {
     let mut session = mount(&bench, &token).await;
     let id = session.id.as_bytes().to_vec();
     let latest = |reports: &[v1::SessionReport]| {
-        let opened = reports.iter().flat_map(|report| report.opened.clone());
-        opened.filter(|live| live.session_id == id).last()
+        let mut opened = reports.iter().flat_map(|report| report.opened.clone());
+        opened.rfind(|live| live.session_id == id)
     };
     admin.reports(|reports| latest(reports).is_some()).await;
     assert!(begun.elapsed() < Duration::from_secs(5));

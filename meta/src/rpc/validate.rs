@@ -191,7 +191,7 @@ impl Asking {
             tries += 1;
             let heard = service.changes.heard_of(self.token.id());
             let (epoch, asked) = (service.changes.epoch(), BootTime::now());
-            let own = service.own.changes();
+            let generation = service.authority.generation();
             let error = match service.authority.validate(self.request()).await {
                 Ok(answer) => return self.answered(&answer, epoch, asked),
                 Err(error) if error.kind() == Kind::Unauthenticated => error,
@@ -199,8 +199,12 @@ impl Asking {
             };
             // Whose token is it that admin refuses?
             match service.authority.confirm_own(asked).await {
-                // Another one is in use by now: the question was not answered.
-                Ok(()) if own.has_changed().unwrap_or(false) && tries < TRIES => {}
+                // Ours is another one by now: the question was not answered.
+                Ok(()) if service.authority.generation() != generation => {
+                    if tries >= TRIES {
+                        return Err(changes_too_fast());
+                    }
+                }
                 Ok(()) => return Err(self.refused(error, heard)?),
                 Err(own) if own.kind() == Kind::Unauthenticated => {
                     if !block(|| service.own_is_refused(own.code())) || tries >= TRIES {
