@@ -314,6 +314,52 @@ fn receive_device(socket: &UnixStream) -> Option<OwnedFd> {
 mod tests {
     use super::*;
 
+    /// What /proc/mounts says of a directory.
+    fn shown(dir: &Path) -> Option<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
+        let options = fields.find_map(|mut f| (f.next()? == dir.to_str()?).then(|| f.nth(1)))?;
+        options.map(str::to_owned)
+    }
+
+    #[test]
+    fn a_remount_puts_flags_into_force_and_touches_nothing_else() {
+        if !rustix::process::geteuid().is_root() || std::fs::File::open("/dev/fuse").is_err() {
+            eprintln!("not tested: only root may mount, and this needs /dev/fuse");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let settings = MountSettings {
+            volume: "vol".into(),
+            dir: place.path().canonicalize().unwrap(),
+            flags: v1::Flags::default(),
+            owner_only: false,
+        };
+        // Nobody serves it: nothing here may ask.
+        let (mounted, _device) = Mounted::mount(&settings).unwrap();
+        let words = |options: &str| -> Vec<String> {
+            let known = ["ro", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime"];
+            let words = options.split(',').filter(|word| known.contains(word));
+            words.map(str::to_owned).collect()
+        };
+        let narrow = v1::Flags { ro: true, no_exec: true, no_atime: true, ..settings.flags };
+        for (flags, expected) in [
+            (narrow, ["ro", "noexec", "noatime"].as_slice()),
+            (
+                v1::Flags { no_dev: true, no_suid: true, ..settings.flags },
+                &["rw", "nosuid", "nodev", "relatime"],
+            ),
+            (settings.flags, &["rw", "relatime"]),
+        ] {
+            assert_eq!(mounted.remount(&flags).unwrap(), Remounted::InForce);
+            assert_eq!(words(&shown(mounted.dir()).unwrap()), expected, "{flags:?}");
+        }
+        mounted.unmount().unwrap();
+        assert!(!mounted.is_mounted());
+        // What lies below is not ours.
+        assert_eq!(mounted.remount(&narrow).unwrap_err().code(), Code::MountInvalid);
+    }
+
     #[test]
     fn flags_become_mount_flags() {
         let flags = v1::Flags { ro: true, no_dev: true, root_squash: true, ..Default::default() };
