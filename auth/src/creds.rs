@@ -16,8 +16,10 @@ use crate::{private_file, reference};
 
 mod init;
 mod pem;
+pub(crate) mod pending;
 
 pub use init::{InitCreds, PreparedCreds, establish_trust};
+pub use pending::{Pending, Standing};
 
 /// Bytes of a credentials file: a CA, a token and some names, with room.
 const FILE_MAX_LEN: usize = 64 * 1024;

@@ -3,10 +3,13 @@
 
 mod base62;
 pub mod bearer;
+pub mod claim;
 pub mod creds;
 pub mod policy;
 pub mod principal;
 pub mod private_file;
 pub mod reference;
+#[cfg(test)]
+mod testing;
 pub mod token;
 pub mod verifier;

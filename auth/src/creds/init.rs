@@ -7,9 +7,9 @@ use flexfs_common::tls::{self, Fingerprint, Peer, Trust};
 use flexfs_common::{Code, Error, Result};
 use zeroize::Zeroizing;
 
-use super::{Credentials, admin_peer, exists, pem};
-use crate::reference;
+use super::{Credentials, Pending, admin_peer, exists, pem};
 use crate::token::{Token, TokenKind};
+use crate::{claim, reference};
 
 /// How `init creds` decides whom to trust, before any token is sent: the
 /// fingerprint if given (fetches the CA), else `ssl/ca` of this home if it
@@ -97,6 +97,8 @@ pub struct PreparedCreds {
     pub peer: Peer,
     path: PathBuf,
     replace: bool,
+    /// Where the token of a claim code waits for the credentials.
+    pending: Option<Pending>,
 }
 
 impl InitCreds<'_> {
@@ -108,19 +110,49 @@ impl InitCreds<'_> {
     /// `REFERENCE_INVALID`, `TOKEN_MALFORMED`, `TOKEN_WRONG_KIND`; those of
     /// [`establish_trust`].
     pub async fn prepare(&self) -> Result<PreparedCreds> {
-        if !self.replace && self.path.symlink_metadata().is_ok() {
-            return Err(exists(self.path));
-        }
-        tls::parse_address(self.admin_addr)?;
+        self.check_place()?;
         let (argument, kind) = (self.token_file.map(str::to_owned), self.kind);
-        let text = tokio::task::spawn_blocking(move || match argument {
+        let text = read(move || match argument {
             Some(argument) => reference::read_secret_argument(&argument),
             None => reference::ask_for_secret(&format!("{} token: ", kind.name())),
         })
-        .await
-        .map_err(|e| Error::bare(Code::Internal).caused_by(e))??;
+        .await?;
         let token = Token::parse_kind(&text, self.kind)?;
         let (ca_cert, peer) = establish_trust(self.home, self.admin_addr, self.fingerprint).await?;
+        Ok(self.prepared(token, ca_cert, peer, None))
+    }
+
+    /// As [`InitCreds::prepare`], with a token that a claim code (`claim_file`
+    /// as `token_file`) is traded for. From then on the code is used up and
+    /// the token waits beside the credentials file, until they are written.
+    ///
+    /// # Errors
+    /// Those of [`InitCreds::prepare`] and [`claim::redeem`].
+    pub async fn prepare_claim(&self, claim_file: &str) -> Result<PreparedCreds> {
+        self.check_place()?;
+        let argument = claim_file.to_owned();
+        let text = read(move || reference::read_secret_argument(&argument)).await?;
+        let code = Token::parse_kind(&text, TokenKind::Claim)?;
+        let (ca_cert, peer) = establish_trust(self.home, self.admin_addr, self.fingerprint).await?;
+        let redeemed = claim::redeem(&peer, &code, self.kind, self.path).await?;
+        Ok(self.prepared(redeemed.token, ca_cert, peer, Some(redeemed.pending)))
+    }
+
+    /// What can be refused before any secret is read.
+    fn check_place(&self) -> Result<()> {
+        if !self.replace && self.path.symlink_metadata().is_ok() {
+            return Err(exists(self.path));
+        }
+        tls::parse_address(self.admin_addr).map(|_| ())
+    }
+
+    fn prepared(
+        &self,
+        token: Token,
+        ca_cert: Option<String>,
+        peer: Peer,
+        pending: Option<Pending>,
+    ) -> PreparedCreds {
         let credentials = Credentials {
             admin_addr: self.admin_addr.to_owned(),
             token: Zeroizing::new(token.reveal().to_owned()),
@@ -128,8 +160,17 @@ impl InitCreds<'_> {
             ..Credentials::default()
         };
         let (path, replace) = (self.path.to_owned(), self.replace);
-        Ok(PreparedCreds { credentials, token, peer, path, replace })
+        PreparedCreds { credentials, token, peer, path, replace, pending }
     }
+}
+
+/// A secret may come from a terminal, a pipe or a command.
+async fn read(
+    source: impl FnOnce() -> Result<Zeroizing<String>> + Send + 'static,
+) -> Result<Zeroizing<String>> {
+    tokio::task::spawn_blocking(source)
+        .await
+        .map_err(|e| Error::bare(Code::Internal).caused_by(e))?
 }
 
 impl PreparedCreds {
@@ -138,7 +179,32 @@ impl PreparedCreds {
     /// # Errors
     /// `CREDS_EXIST`, `CONFIG_INVALID`.
     pub fn commit(&self) -> Result<()> {
-        self.credentials.write(&self.path, self.replace)
+        self.credentials.write(&self.path, self.replace)?;
+        self.settle();
+        Ok(())
+    }
+
+    /// The token is kept for good, here or elsewhere (a profile): it waits no
+    /// longer.
+    pub fn settle(&self) {
+        let Some(pending) = &self.pending else { return };
+        if let Err(error) = pending.remove() {
+            // Private, and only a second copy of what was written.
+            tracing::warn!("{}", error.with_causes());
+        }
+    }
+
+    /// What became of a claim code is told with whatever failed afterwards.
+    #[must_use]
+    pub fn failed(&self, error: Error) -> Error {
+        let Some(pending) = &self.pending else { return error };
+        let message = format!(
+            "{}; the claim code was redeemed and its token waits in {}: run `init creds` again \
+             with the same code",
+            error.with_causes(),
+            pending.path().display()
+        );
+        Error::new(error.code(), message)
     }
 
     /// The file that [`PreparedCreds::commit`] writes.

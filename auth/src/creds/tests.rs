@@ -156,3 +156,41 @@ async fn init_refuses_before_it_asks() {
     let wrong = InitCreds { kind: TokenKind::Meta, replace: true, ..init };
     assert_eq!(wrong.prepare().await.unwrap_err().code(), Code::TokenWrongKind);
 }
+
+#[tokio::test]
+async fn a_claim_code_waits_until_the_credentials_are_written() {
+    let admin = crate::testing::LoopbackAdmin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::at(dir.path());
+    let path = home.path("mount/creds/v1");
+    let (code, code_path) = (admin.code(), dir.path().join("code"));
+    write_raw(&code_path, &format!("{}\n", code.reveal()));
+    let init = InitCreds {
+        home: &home,
+        path: &path,
+        admin_addr: &admin.address,
+        token_file: None,
+        fingerprint: None,
+        kind: TokenKind::Volume,
+        replace: false,
+    };
+    let code_file = code_path.to_str().unwrap();
+    let prepared = init.prepare_claim(code_file).await.unwrap();
+    assert!(!path.exists());
+    let error = prepared.failed(Error::new(Code::CredsMismatch, "another volume"));
+    assert_eq!(error.code(), Code::CredsMismatch);
+    let waiting = format!(".{}.pending", code.id());
+    assert!(error.message().starts_with("another volume; ") && error.message().contains(&waiting));
+    // The next run has the same token, and leaves nothing behind.
+    let prepared = init.prepare_claim(code_file).await.unwrap();
+    prepared.commit().unwrap();
+    let kept = Credentials::read(&path).unwrap().token(TokenKind::Volume).unwrap();
+    assert_eq!(kept.reveal(), admin.world.lock().redeemed.as_ref().unwrap().reveal());
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    // Where the file exists, the code is not even read.
+    assert_eq!(init.prepare_claim("/nowhere").await.unwrap_err().code(), Code::CredsExist);
+    let plain = Token::generate(TokenKind::Volume).unwrap();
+    write_raw(&code_path, plain.reveal());
+    let wrong = InitCreds { replace: true, ..init }.prepare_claim(code_file).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::TokenWrongKind);
+}
