@@ -93,11 +93,25 @@ pub(crate) async fn answer<T, F>(
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
+    whole_answer(peer, token, limit, call).await.map(Response::into_inner)
+}
+
+/// As [`answer`], with the headers.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn whole_answer<T, F>(
+    peer: &Peer,
+    token: &Token,
+    limit: Duration,
+    call: impl FnOnce(Admin) -> F,
+) -> Result<Response<T>>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
     let admin = connect(peer, Headers::new(token, None))?;
     let outcome = within(limit, call(admin)).await?;
-    outcome
-        .map(Response::into_inner)
-        .map_err(|status| status::from_status(&status, Code::AdminUnreachable))
+    outcome.map_err(|status| status::from_status(&status, Code::AdminUnreachable))
 }
 
 /// Has admin make a change, under this id. When the answer was lost or admin

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::values;
 
 /// `--wait[=30s]`
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone, Copy, Default)]
 pub(crate) struct Wait {
     /// Wait until every metadata server has acknowledged it, at most so long (30s, up to 60s)
     #[arg(

@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use crate::args::Globals;
 use crate::client::{self, Admin};
+use crate::keeper::Keeper;
 use crate::output::Output;
-use crate::settings::{Keeper, Settings, Sourced};
+use crate::settings::{Settings, Sourced};
 
 /// One run of the program.
 pub(crate) struct Session {
@@ -117,10 +118,12 @@ impl Session {
         let settings = Settings::new(&self.globals)?;
         let place = settings.place()?;
         let explicit = self.acting_token_file();
-        let token = settings.token(&place, explicit)?;
-        let keeper = place.keeper_of_token(explicit);
-        let access = Access { peer: place.peer()?, token, keeper };
-        Ok(self.access.get_or_init(|| access))
+        let mut token = settings.token(&place, explicit)?;
+        let (peer, keeper) = (place.peer()?, place.keeper_of_token(explicit));
+        if let Some(new) = keeper.as_ref().and_then(|keeper| keeper.resolve(&peer, &token.value)) {
+            token.value = new;
+        }
+        Ok(self.access.get_or_init(|| Access { peer, token, keeper }))
     }
 
     /// `--tokenFile` where it is the token to act with.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
+use flexfs_auth::token::TokenKind;
 use flexfs_common::ids::TokenId;
 use flexfs_common::{Code, Error, Result, clock, duration, flags, limits, size, wire};
 use flexfs_proto::v1;
@@ -186,6 +187,17 @@ pub(crate) fn volume_flags() -> PossibleValuesParser {
     PossibleValuesParser::new(flags::NAMES.into_iter().chain(flags::VOLUME_NAMES))
 }
 
+/// A kind of token.
+///
+/// # Errors
+/// `ARGUMENT_INVALID`.
+pub(crate) fn kind(text: &str) -> Result<TokenKind> {
+    match TokenKind::from_name(text)? {
+        TokenKind::Claim => Err(Error::new(Code::ArgumentInvalid, "account, volume or meta")),
+        kind @ (TokenKind::Account | TokenKind::Volume | TokenKind::Meta) => Ok(kind),
+    }
+}
+
 /// A token's whole id.
 ///
 /// # Errors
@@ -199,8 +211,7 @@ pub(crate) fn token_id(text: &str) -> Result<TokenId> {
 /// # Errors
 /// `ARGUMENT_INVALID`.
 pub(crate) fn uuid(text: &str) -> Result<uuid::Uuid> {
-    uuid::Uuid::try_parse(text)
-        .map_err(|_| Error::new(Code::ArgumentInvalid, "a UUID is expected"))
+    uuid::Uuid::try_parse(text).map_err(|_| Error::new(Code::ArgumentInvalid, "a UUID is expected"))
 }
 
 #[cfg(test)]
