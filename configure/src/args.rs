@@ -47,7 +47,8 @@ pub(crate) struct Globals {
     )]
     pub(crate) output: Option<Format>,
     /// The token to act with: a file, `-` for standard input, env:VAR, file:/PATH or
-    /// exec:COMMAND. Where a token is created, the one to import; with `init creds`, to keep
+    /// exec:COMMAND. Where a token is created or rotated, the one to import; with `init creds`,
+    /// to keep
     #[arg(
         long = "tokenFile",
         global = true,

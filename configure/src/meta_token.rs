@@ -14,6 +14,6 @@ pub(crate) fn show(session: &Session, by: &ById) -> Result<()> {
 }
 
 /// `list meta-tokens`
-pub(crate) fn list(session: &Session, list: &token::List) -> Result<()> {
+pub(crate) fn list(session: &Session, list: &token::Listing) -> Result<()> {
     token::list(session, TokenKind::Meta, "", list)
 }

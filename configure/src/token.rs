@@ -21,7 +21,9 @@ pub(crate) use view::TokenView;
 
 /// `list …-tokens`
 #[derive(Args, Debug, Clone)]
-pub(crate) struct List {
+#[command(after_help = "Example:\n  configure.flexfs list account-tokens --expiringWithin 14d\n  \
+                  configure.flexfs list account-tokens --unusedSince 30d --state active")]
+pub(crate) struct Listing {
     #[command(flatten)]
     page: Page,
     /// Only those that end within this time
@@ -38,7 +40,7 @@ pub(crate) struct List {
     created_by: Option<TokenId>,
 }
 
-impl List {
+impl Listing {
     /// As a message.
     fn request(&self, session: &Session, kind: TokenKind, volume: &str) -> v1::ListTokensRequest {
         v1::ListTokensRequest {
@@ -160,7 +162,7 @@ pub(crate) fn get_request(session: &Session, kind: TokenKind, id: &str) -> v1::G
 }
 
 /// `list …-tokens`
-pub(crate) fn list(session: &Session, kind: TokenKind, volume: &str, list: &List) -> Result<()> {
+pub(crate) fn list(session: &Session, kind: TokenKind, volume: &str, list: &Listing) -> Result<()> {
     let request = list.request(session, kind, volume);
     let reply = session.ask(|mut admin| async move { admin.list_tokens(request).await })?;
     let items: Vec<_> = reply.items.into_iter().map(TokenView::from).collect();

@@ -79,9 +79,11 @@ impl Rights {
 
 /// `list volume-tokens`
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  configure.flexfs list volume-tokens --volumeID projects \
+                  --overdue -o wide")]
 pub(crate) struct List {
     #[command(flatten)]
-    list: token::List,
+    list: token::Listing,
     /// Only those of this volume, by name or id
     #[arg(long = "volumeID", value_name = "NAME|ID")]
     volume: Option<String>,

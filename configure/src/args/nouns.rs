@@ -111,7 +111,7 @@ pub(crate) enum List {
     Accounts(Page),
     /// Tokens of operators
     #[command(alias = "account-token")]
-    AccountTokens(token::List),
+    AccountTokens(token::Listing),
     /// Volumes
     #[command(alias = "volume")]
     Volumes(Page),
@@ -120,7 +120,7 @@ pub(crate) enum List {
     VolumeTokens(volume_token::List),
     /// Tokens of metadata servers
     #[command(alias = "meta-token")]
-    MetaTokens(token::List),
+    MetaTokens(token::Listing),
     /// Places for metadata
     #[command(alias = "meta-store")]
     MetaStores(Page),

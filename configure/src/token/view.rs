@@ -118,11 +118,6 @@ impl From<v1::Token> for TokenView {
 }
 
 impl TokenView {
-    /// `account`, `volume` or `meta`.
-    pub(crate) fn kind(&self) -> &str {
-        &self.kind
-    }
-
     /// When the code it was made with ends, while that is not redeemed.
     pub(crate) fn claim_expires_at(&self) -> Option<&str> {
         self.claim_expires_at.as_deref()
