@@ -146,7 +146,7 @@ impl<'a> Own<'a> {
     fn of(session: &'a Session, kind: TokenKind, id: TokenId) -> Result<Option<Own<'a>>> {
         let access = session.access()?;
         let is_own = access.token.value.kind() == kind && access.token.value.id() == id;
-        Ok(is_own.then(|| Own { session, keeper: access.keeper.as_ref() }))
+        Ok(is_own.then_some(Own { session, keeper: access.keeper.as_ref() }))
     }
 
     fn pending(&self, kind: TokenKind, id: TokenId) -> Option<flexfs_auth::creds::Pending> {

@@ -72,6 +72,23 @@ fn the_contract_parses() {
         "revoke volume-token x --wait",
         "revoke volume-token x --wait=5s",
         "revoke meta-token x",
+        "generate token --kind meta",
+        "inspect token -",
+        "inspect token",
+        "completions zsh",
+        "man /tmp",
+        "version",
+        "--profile p list volumes",
+    ] {
+        let words: Vec<_> = words.split_whitespace().collect();
+        parsed(&words.join(" "));
+    }
+}
+
+/// Those of a token's life.
+#[test]
+fn the_contract_of_a_tokens_life_parses() {
+    for words in [
         "revoke --volumeID v --all --dryRun",
         "revoke --accountID a --all --createdBefore 30d --kind account --reason r --wait=5s",
         "revoke --ids-file - --all --wait",
@@ -104,13 +121,6 @@ fn the_contract_parses() {
         "doctor -o json",
         "delete volume v --requestID 0b6f8a52-3f0d-4d0e-9a55-1c2d3e4f5a6b",
         "delete volume v --request-id 0b6f8a52-3f0d-4d0e-9a55-1c2d3e4f5a6b",
-        "generate token --kind meta",
-        "inspect token -",
-        "inspect token",
-        "completions zsh",
-        "man /tmp",
-        "version",
-        "--profile p list volumes",
     ] {
         let words: Vec<_> = words.split_whitespace().collect();
         parsed(&words.join(" "));
