@@ -17,7 +17,8 @@ use crate::settings::{Settings, TOKEN_VARIABLE};
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  configure.flexfs init creds --adminAddr admin:7400 \
                   --tokenFile - --caFingerprint sha256:… < owner.token\n  configure.flexfs init \
-                  creds --adminAddr admin:7400 --tokenFile owner.token --profile prod")]
+                  creds --adminAddr admin:7400 --tokenFile owner.token --profile prod\n  \
+                  configure.flexfs init creds --adminAddr admin:7400 --claimFile owner.claim")]
 pub(crate) struct Arguments {
     /// Where admin is; http://HOST:PORT for one without TLS
     #[arg(long = "adminAddr", value_name = "HOST:PORT")]
@@ -26,6 +27,9 @@ pub(crate) struct Arguments {
     /// operating system's authorities)
     #[arg(long = "caFingerprint", value_name = "sha256:…")]
     ca_fingerprint: Option<String>,
+    /// Trade this claim code for the token to keep: a file, `-` for standard input, or a reference
+    #[arg(long = "claimFile", value_name = "F|-", conflicts_with = "token_file")]
+    claim_file: Option<String>,
     /// Replace existing credentials
     #[arg(long = "force")]
     force: bool,
@@ -48,6 +52,10 @@ struct Written {
 
 /// `init creds`
 pub(crate) fn creds(session: &Session, arguments: &Arguments) -> Result<()> {
+    if arguments.claim_file.is_some() && session.globals.token_file.is_some() {
+        let message = "--claimFile and --tokenFile exclude each other";
+        return Err(Error::new(Code::ArgumentInvalid, message));
+    }
     let settings = Settings::new(&session.globals)?;
     let profile = session.globals.profile.as_deref();
     let mut profiles = Profiles::default();
@@ -80,17 +88,24 @@ pub(crate) fn creds(session: &Session, arguments: &Arguments) -> Result<()> {
         replace: arguments.force || profile.is_some(),
     };
     let runtime = client::runtime()?;
-    let prepared = runtime.block_on(init.prepare())?;
-    let who = runtime.block_on(client::answer(
+    let prepared = runtime.block_on(async {
+        match &arguments.claim_file {
+            Some(claim_file) => init.prepare_claim(claim_file).await,
+            None => init.prepare().await,
+        }
+    })?;
+    let call = client::answer(
         &prepared.peer,
         &prepared.token,
         client::LIMIT,
         |mut admin| async move { admin.who_am_i(v1::WhoAmIRequest {}).await },
-    ))?;
-    match profile {
-        None => prepared.commit()?,
-        Some(name) => add_profile(profiles, name, &prepared)?,
-    }
+    );
+    let who = runtime.block_on(call).map_err(|error| prepared.failed(error))?;
+    let kept = match profile {
+        None => prepared.commit(),
+        Some(name) => add_profile(profiles, name, &prepared),
+    };
+    kept.map_err(|error| prepared.failed(error))?;
     report(session, who, &prepared, profile)
 }
 
@@ -104,7 +119,9 @@ fn add_profile(mut profiles: Profiles, name: &str, prepared: &PreparedCreds) -> 
     };
     profiles.profiles.insert(name.to_owned(), profile);
     profiles.active.get_or_insert_with(|| name.to_owned());
-    profiles.write(prepared.path())
+    profiles.write(prepared.path())?;
+    prepared.settle();
+    Ok(())
 }
 
 fn report(
@@ -128,4 +145,25 @@ fn report(
     let sentence =
         format!("account {}, role {}: kept as {kept}", written.account_name, written.role);
     session.output.done(&sentence, &written.token_id, &written)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::args::{Cli, Command, Init};
+
+    fn parse(words: &str) -> Option<super::Arguments> {
+        let words = std::iter::once("configure.flexfs").chain(words.split(' '));
+        let cli: Cli = flexfs_common::cli::parse(words).ok()?;
+        let Command::Init(Init::Creds(arguments)) = cli.command else { panic!("{cli:?}") };
+        Some(arguments)
+    }
+
+    #[test]
+    fn a_claim_code_stands_in_place_of_a_token() {
+        for words in ["--claimFile -", "--claim-file - --profile p", "--claimFile - --force"] {
+            let arguments = parse(&format!("init creds --adminAddr a:1 {words}")).unwrap();
+            assert_eq!(arguments.claim_file.as_deref(), Some("-"), "{words}");
+        }
+        assert!(parse("init creds --adminAddr a:1 --tokenFile t --claimFile c").is_none());
+    }
 }

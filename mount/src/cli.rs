@@ -51,8 +51,9 @@ pub enum Init {
 
 /// `init creds`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: mount.flexfs init creds projects --adminAddr \
-                        admin.example:7400 --tokenFile - < token")]
+#[command(after_help = "Examples:\n  mount.flexfs init creds projects --adminAddr \
+                        admin.example:7400 --tokenFile - < token\n  mount.flexfs init creds \
+                        projects --adminAddr admin.example:7400 --claimFile code")]
 pub struct InitCredsArgs {
     /// Name or id of the volume
     #[arg(value_name = "VOLUME", value_parser = volume)]
@@ -63,6 +64,9 @@ pub struct InitCredsArgs {
     /// The volume token: a file, `-` for standard input, or a reference
     #[arg(long = "tokenFile", value_name = "FILE|-")]
     pub token_file: Option<String>,
+    /// A claim code, likewise: traded for the token, once
+    #[arg(long = "claimFile", value_name = "FILE|-", conflicts_with = "token_file")]
+    pub claim_file: Option<String>,
     /// The secret of an encrypted volume, likewise
     #[arg(long = "secretFile", value_name = "FILE|-")]
     pub secret_file: Option<String>,
@@ -282,6 +286,7 @@ mod tests {
             &["start", "vol", "/mnt", "--onRevoke", "perhaps"],
             &["status", "-o", "xml"],
             &["init", "creds", "vol"],
+            &["init", "creds", "vol", "--adminAddr", "a:1", "--tokenFile", "t", "--claimFile", "c"],
         ] {
             let all = ["mount.flexfs"].iter().chain(words);
             assert!(flexfs_common::cli::parse::<Cli, _>(all).is_err(), "{words:?}");

@@ -1,26 +1,29 @@
 //! One mount, from the credentials file to its clean end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_auth::creds::Credentials;
+use flexfs_auth::token::Token;
 use flexfs_common::daemon::{self, RunFile, RunInfo};
 use flexfs_common::home::Home;
 use flexfs_common::size::Size;
 use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::{OnRevoke, StartArgs};
 use crate::control::{self, Answer, Call, ControlSocket};
+use crate::creds_file::{CredsFile, Fingerprint};
 use crate::data::{DataPlane, DataSettings};
 use crate::events::{self, Notice};
 use crate::fs::FileSystem;
 use crate::fuse::{Connection, ConnectionSettings, MountSettings, Mounted};
 use crate::places::{self, RunPlaces};
-use crate::session::{MetaSession, SessionConfig, SessionState};
+use crate::session::{MetaSession, SessionConfig, SessionEvent, SessionState};
 use crate::status::MountStatus;
-use crate::{locate, mount_point};
+use crate::{creds_watch, locate, mount_point, remount};
 
 /// How long an operation waits for a lost meta: long enough for a restart,
 /// short enough that no program hangs for good (P4).
@@ -54,7 +57,8 @@ struct Live {
     on_revoke: OnRevoke,
     fs: Arc<FileSystem>,
     mounted: Arc<Mounted>,
-    in_force: v1::Flags,
+    /// To the kernel.
+    flags: watch::Sender<v1::Flags>,
     calls: mpsc::Receiver<Call>,
     notices: mpsc::Receiver<Notice>,
     /// Ends when the kernel's connection has.
@@ -100,26 +104,71 @@ pub async fn run(home: &Home, arguments: &StartArgs) -> Result<()> {
 async fn open(
     home: &Home,
     arguments: &StartArgs,
-) -> Result<(Arc<FileSystem>, mpsc::Receiver<crate::session::SessionEvent>)> {
+) -> Result<(Arc<FileSystem>, mpsc::Receiver<SessionEvent>)> {
     let volume = arguments.volume.as_str();
     let creds_file = arguments.creds_file.clone().unwrap_or_else(|| places::creds(home, volume));
-    let target = locate::target(&creds_file, volume).await?;
-    let config = SessionConfig {
-        meta: target.meta,
-        volume: volume.to_owned(),
-        token: target.token.to_wire(),
-        requested: v1::Flags::from(&arguments.restrict),
-        dir: arguments.dir.display().to_string(),
-        wait_limit: WAIT_LIMIT,
-    };
-    drop(target.token);
-    let (session, events) = MetaSession::open(config).await?;
+    let (session, events) = open_session(arguments, &creds_file).await?;
     let settings = DataSettings {
         mem_capacity: mem_capacity(arguments.mem_capacity),
         write_back_max: limits::WRITE_BACK_MAX_LEN,
     };
     let data = DataPlane::new(Arc::clone(&session), settings)?;
     Ok((Arc::new(FileSystem::new(session, data)?), events))
+}
+
+/// The session, from the token that the file holds; and what becomes of the
+/// file from then on is watched.
+async fn open_session(
+    arguments: &StartArgs,
+    creds_file: &Path,
+) -> Result<(Arc<MetaSession>, mpsc::Receiver<SessionEvent>)> {
+    let (creds, token) = locate::read(creds_file).await?;
+    let mut in_use = Fingerprint::of(&token);
+    let opened = match connect(arguments, creds_file, creds, &token).await {
+        Err(error) if has_ended(error.code()) => {
+            // It may have been replaced in this moment.
+            let (creds, token) = locate::read(creds_file).await?;
+            if Fingerprint::of(&token) == in_use {
+                return Err(error);
+            }
+            in_use = Fingerprint::of(&token);
+            connect(arguments, creds_file, creds, &token).await?
+        }
+        other => other?,
+    };
+    let file = CredsFile::new(creds_file.to_owned());
+    tokio::spawn(creds_watch::watch(Arc::clone(&opened.0), file, in_use));
+    Ok(opened)
+}
+
+async fn connect(
+    arguments: &StartArgs,
+    creds_file: &Path,
+    creds: Credentials,
+    token: &Token,
+) -> Result<(Arc<MetaSession>, mpsc::Receiver<SessionEvent>)> {
+    let volume = arguments.volume.as_str();
+    let config = SessionConfig {
+        meta: locate::meta(creds_file, volume, creds, token).await?,
+        volume: volume.to_owned(),
+        token: token.to_wire(),
+        requested: v1::Flags::from(&arguments.restrict),
+        dir: arguments.dir.display().to_string(),
+        wait_limit: WAIT_LIMIT,
+    };
+    MetaSession::open(config).await
+}
+
+/// Is it the token that is refused, so that another one may be accepted?
+fn has_ended(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TokenRotated
+            | Code::TokenRevoked
+            | Code::TokenExpired
+            | Code::TokenUnknown
+            | Code::TokenDisabled
+    )
 }
 
 fn mem_capacity(asked: Option<Size>) -> u64 {
@@ -140,10 +189,10 @@ fn mem_capacity(asked: Option<Size>) -> u64 {
 async fn mount(
     arguments: &StartArgs,
     fs: Arc<FileSystem>,
-    events: mpsc::Receiver<crate::session::SessionEvent>,
+    events: mpsc::Receiver<SessionEvent>,
 ) -> Result<(Live, mpsc::Sender<Call>)> {
     let opened = fs.session().opened();
-    let in_force = opened.flags.unwrap_or_default();
+    let in_force = fs.session().flags();
     let settings = MountSettings {
         volume: arguments.volume.to_string(),
         dir: arguments.dir.clone(),
@@ -175,13 +224,16 @@ async fn mount(
     let (notify, notices) = mpsc::channel(4);
     tokio::spawn(events::serve(Arc::clone(&fs), events, notify));
     let (call, calls) = mpsc::channel(4);
+    let mounted = Arc::new(mounted);
+    let (flags, wanted) = watch::channel(in_force);
+    tokio::spawn(remount::run(Arc::clone(&mounted), in_force, wanted));
     let live = Live {
         volume: arguments.volume.to_string(),
         dir: arguments.dir.clone(),
         on_revoke: arguments.on_revoke,
         fs,
-        mounted: Arc::new(mounted),
-        in_force,
+        mounted,
+        flags,
         calls,
         notices,
         gone,
@@ -241,7 +293,7 @@ impl Live {
                         return End::Revoked;
                     }
                     Some(Notice::Cut(_)) => {}
-                    Some(Notice::Flags(flags)) => self.take_flags(flags).await,
+                    Some(Notice::Flags(flags)) => drop(self.flags.send_replace(flags)),
                     None => listening = false,
                 },
             }
@@ -249,25 +301,15 @@ impl Live {
     }
 
     fn tell(&self, back: oneshot::Sender<Answer>) {
-        let status = MountStatus::of(&self.fs, &self.volume, &self.dir, &self.in_force);
+        let status = MountStatus::of(&self.fs, &self.volume, &self.dir);
         // The caller may have gone.
         let _ = back.send(Answer::Status(Box::new(status)));
     }
 
-    async fn take_flags(&mut self, flags: v1::Flags) {
-        self.in_force = flags;
-        let mounted = Arc::clone(&self.mounted);
-        match blocking(move || mounted.remount(&flags)).await {
-            Ok(()) => tracing::info!("other flags are in force"),
-            // Meta refuses all the same; only what the kernel alone can do
-            // (noexec, …) waits for the next mount.
-            Err(error) => tracing::error!("flags changed: {}", error.with_causes()),
-        }
-    }
-
     /// Writes everything out, unmounts, says goodbye.
     async fn finish(self, end: End) -> Result<()> {
-        let Live { fs, mounted, gone, .. } = self;
+        let Live { fs, mounted, gone, flags, .. } = self;
+        drop(flags);
         let cut = || matches!(fs.session().state(), SessionState::Cut(_));
         let mut outcome = Ok(());
         if !matches!(end, End::Unmounted) {

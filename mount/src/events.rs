@@ -69,6 +69,9 @@ pub async fn serve(
             }
             SessionEvent::LeaseBack => tracing::info!("meta is back, the session goes on"),
             SessionEvent::FlagsChanged(flags) => {
+                let fs = Arc::clone(&fs);
+                tokio::spawn(async move { flags_changed(&fs).await });
+                // Nobody listens when the daemon ends anyway.
                 let _ = notices.send(Notice::Flags(flags)).await;
             }
         }
@@ -102,6 +105,17 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     let pages = tokio::spawn(blocking(move || inos.iter().for_each(|ino| kernel.drop_inode(*ino))));
     if tokio::time::timeout(PAGES_WAIT, pages).await.is_err() {
         tracing::debug!("pages of a recalled file are in use; they are dropped later");
+    }
+}
+
+/// Other flags are in force. Answers given under the old ones are not used
+/// again, and what was written and may not be any more is dropped now: fsync
+/// and close tell.
+async fn flags_changed(fs: &Arc<FileSystem>) {
+    drop_all(fs).await;
+    if fs.session().check_writable().is_err() {
+        // Logged and kept for the opens, file by file.
+        let _ = fs.data().flush_all(false).await;
     }
 }
 

@@ -57,8 +57,8 @@ pub struct FileSystem {
     locks: lock::LockTable,
     kernel: OnceLock<Arc<dyn KernelCaches>>,
     freshness: Freshness,
-    /// The kernel checks permissions: it sees the ids that meta acts for.
-    kernel_checks: bool,
+    /// It was mounted so that the kernel checks permissions.
+    mounted_with_checks: bool,
 }
 
 /// How long the kernel may keep something: to be checked again when it is told.
@@ -111,7 +111,7 @@ impl FileSystem {
         let opened = session.opened();
         let root_attr = opened.root_attr.as_ref().ok_or_else(reply::unexpected)?;
         let inodes = InodeTable::new(Bytes::from(opened.root_handle.clone()), root_attr);
-        let kernel_checks = flags::identity_is_true(&opened.flags.unwrap_or_default());
+        let mounted_with_checks = flags::identity_is_true(&opened.flags.unwrap_or_default());
         Ok(FileSystem {
             inodes,
             data,
@@ -120,7 +120,7 @@ impl FileSystem {
             locks: lock::LockTable::default(),
             kernel: OnceLock::new(),
             freshness: Freshness::default(),
-            kernel_checks,
+            mounted_with_checks,
         })
     }
 
@@ -166,10 +166,12 @@ impl FileSystem {
         &self.freshness
     }
 
-    /// Does the kernel check permissions beside meta?
+    /// Does the kernel check permissions beside meta, for the ids that meta
+    /// acts for? What it checks is settled when it mounts; for whom meta acts
+    /// may change.
     #[must_use]
     pub fn kernel_checks(&self) -> bool {
-        self.kernel_checks
+        self.mounted_with_checks && flags::identity_is_true(&self.session.flags())
     }
 
     /// The kernel forgot an inode, or a reply that named it never arrived.
@@ -221,7 +223,7 @@ impl FileSystem {
         let kept = self.kept(millis, dir, asked);
         // The kernel counts from when it takes the answer.
         let until = Instant::now() + kept.ttl + Duration::from_secs(1);
-        if kept.ttl.is_zero() || !self.kernel_checks || !self.inodes.name_told(dir, name, until) {
+        if kept.ttl.is_zero() || !self.kernel_checks() || !self.inodes.name_told(dir, name, until) {
             return Kept::default();
         }
         kept

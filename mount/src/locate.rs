@@ -16,15 +16,6 @@ use flexfs_proto::v1::admin_service_client::AdminServiceClient;
 /// How long `start` waits for admin when it knows meta's address already.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whom to open the session with, and as whom.
-#[derive(Debug)]
-pub struct Target {
-    /// The metadata server.
-    pub meta: Peer,
-    /// The volume token.
-    pub token: Token,
-}
-
 /// Asks admin what a volume token opens. The volume must be the token's.
 ///
 /// # Errors
@@ -56,13 +47,11 @@ pub async fn describe(
     Ok(reply)
 }
 
-/// Reads the credentials and finds the metadata server. What admin says new
-/// is written back.
+/// Reads the credentials and the token, references resolved.
 ///
 /// # Errors
-/// Those of the credentials file; admin's refusals; `META_UNREGISTERED`;
-/// `ADMIN_UNREACHABLE` when no address is known.
-pub async fn target(creds_file: &Path, volume: &str) -> Result<Target> {
+/// Those of the credentials file.
+pub async fn read(creds_file: &Path) -> Result<(Credentials, Token)> {
     let path = creds_file.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let creds = Credentials::read(&path)?;
@@ -70,13 +59,26 @@ pub async fn target(creds_file: &Path, volume: &str) -> Result<Target> {
         let token = creds.token(TokenKind::Volume)?;
         Ok::<_, Error>((creds, token))
     });
-    let (mut creds, token) = read.await.map_err(|e| Error::bare(Code::Internal).caused_by(e))??;
+    read.await.map_err(|e| Error::bare(Code::Internal).caused_by(e))?
+}
+
+/// Finds the metadata server. What admin says new is written back.
+///
+/// # Errors
+/// Admin's refusals; `META_UNREGISTERED`; `ADMIN_UNREACHABLE` when no address
+/// is known; those of the credentials.
+pub async fn meta(
+    creds_file: &Path,
+    volume: &str,
+    mut creds: Credentials,
+    token: &Token,
+) -> Result<Peer> {
     let known = creds.meta_addr.is_some() && creds.meta_id.is_some();
     let patience = if known { ADMIN_PATIENCE } else { limits::CALL };
-    match describe(&creds.admin_peer()?, &token, volume, patience).await {
+    match describe(&creds.admin_peer()?, token, volume, patience).await {
         Ok(reply) => {
             if learn(&mut creds, &reply)?
-                && let Err(error) = creds.write(creds_file, true)
+                && let Err(error) = keep(creds_file, &creds)
             {
                 // It is only needed when admin is away.
                 tracing::warn!("meta's address could not be kept: {}", error.with_causes());
@@ -87,7 +89,16 @@ pub async fn target(creds_file: &Path, volume: &str) -> Result<Target> {
         }
         Err(error) => return Err(error),
     }
-    Ok(Target { meta: meta_peer(&creds)?, token })
+    meta_peer(&creds)
+}
+
+/// Writes down where meta is, beside whatever token the file holds now: it
+/// may have been replaced since it was read.
+fn keep(creds_file: &Path, learned: &Credentials) -> Result<()> {
+    let mut creds = Credentials::read(creds_file)?;
+    creds.meta_addr.clone_from(&learned.meta_addr);
+    creds.meta_id.clone_from(&learned.meta_id);
+    creds.write(creds_file, true)
 }
 
 /// Takes over where meta is; true when that is news.
@@ -132,6 +143,25 @@ mod tests {
             meta_server_id: id.to_owned(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("creds");
+        let mut creds = Credentials {
+            admin_addr: "admin:7400".into(),
+            token: zeroize::Zeroizing::new("old".into()),
+            ..Credentials::default()
+        };
+        creds.write(&path, false).unwrap();
+        learn(&mut creds, &reply("m:7410", &ServerId::random().to_string())).unwrap();
+        let new = zeroize::Zeroizing::new("new".to_owned());
+        let rotated = Credentials { token: new, meta_addr: None, meta_id: None, ..creds.clone() };
+        rotated.write(&path, true).unwrap();
+        keep(&path, &creds).unwrap();
+        let kept = Credentials::read(&path).unwrap();
+        assert_eq!((kept.token.as_str(), kept.meta_addr.as_deref()), ("new", Some("m:7410")));
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_auth::token::Token;
 use flexfs_common::ids::SessionId;
 use flexfs_common::tls::Peer;
-use flexfs_common::{Error, Result};
+use flexfs_common::{Code, Error, Result, protocol};
 use flexfs_proto::v1;
 use tokio::sync::mpsc;
 
@@ -16,6 +17,7 @@ mod drive;
 mod events;
 mod lease;
 mod mutation;
+mod new_secret;
 mod outbox;
 mod shared;
 mod slots;
@@ -112,6 +114,21 @@ impl MetaSession {
         self.shared.id
     }
 
+    /// In force now: those of the opening, or as meta changed them since.
+    #[must_use]
+    pub fn flags(&self) -> v1::Flags {
+        self.shared.flags()
+    }
+
+    /// May anything be changed at all? Meta refuses it all the same; asked
+    /// before something is buffered.
+    ///
+    /// # Errors
+    /// `FS_READ_ONLY`.
+    pub fn check_writable(&self) -> Result<()> {
+        self.shared.check_writable()
+    }
+
     /// The metadata server.
     #[must_use]
     pub fn peer(&self) -> &Peer {
@@ -136,6 +153,33 @@ impl MetaSession {
     /// operation larger than a frame.
     pub async fn call(&self, caller: v1::Caller, body: v1::op::Body) -> Result<v1::reply::Result> {
         self.shared.call(caller, body).await
+    }
+
+    /// Moves the session to another secret of its token: from then on it ends
+    /// with that one.
+    ///
+    /// # Errors
+    /// `CREDS_MISMATCH` for another token; meta's and admin's refusal, after
+    /// which the session goes on as before; what is unavailable now;
+    /// `UNSUPPORTED` by an old server; the cut's.
+    pub async fn reauthenticate(&self, token: Token) -> Result<()> {
+        if !self.opened.features.iter().any(|feature| feature == protocol::REAUTHENTICATE) {
+            return Err(Error::new(
+                Code::Unsupported,
+                "the metadata server is too old to take another secret for a live mount; mount \
+                 again",
+            ));
+        }
+        if self.opened.token_id != token.id().to_string() {
+            return Err(Error::new(
+                Code::CredsMismatch,
+                format!(
+                    "the mount lives from another token, {}; mount again",
+                    self.opened.token_id
+                ),
+            ));
+        }
+        self.shared.reauthenticate(token).await
     }
 
     /// How it is.

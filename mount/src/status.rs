@@ -41,16 +41,11 @@ pub struct MountStatus {
 impl MountStatus {
     /// Now.
     #[must_use]
-    pub fn of(
-        fs: &FileSystem,
-        volume: &str,
-        dir: &Path,
-        in_force: &flexfs_proto::v1::Flags,
-    ) -> MountStatus {
+    pub fn of(fs: &FileSystem, volume: &str, dir: &Path) -> MountStatus {
         let (session, usage) = (fs.session(), fs.data().usage());
-        let opened = session.opened();
+        let (opened, in_force) = (session.opened(), session.flags());
         let mut names: Vec<String> =
-            flags::names(in_force).into_iter().map(str::to_owned).collect();
+            flags::names(&in_force).into_iter().map(str::to_owned).collect();
         if in_force.append_only {
             names.push("append".to_owned());
         }

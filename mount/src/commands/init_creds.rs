@@ -1,6 +1,6 @@
 //! `mount.flexfs init creds`: nothing is written before admin has confirmed.
 
-use flexfs_auth::creds::InitCreds;
+use flexfs_auth::creds::{InitCreds, PreparedCreds};
 use flexfs_auth::reference;
 use flexfs_auth::token::TokenKind;
 use flexfs_common::home::Home;
@@ -12,17 +12,21 @@ use crate::{locate, places};
 /// Validates and stores.
 pub(super) fn run(home: &Home, arguments: &InitCredsArgs) -> Result<()> {
     arguments.check()?;
-    let reads_stdin = |source: &Option<String>| source.as_deref().is_none_or(|s| s == "-");
-    if arguments.secret_file.as_deref() == Some("-") && reads_stdin(&arguments.token_file) {
+    let is_stdin = |source: &Option<String>| source.as_deref() == Some("-");
+    let token_is_stdin = match (&arguments.claim_file, &arguments.token_file) {
+        (None, None) => true,
+        (claim, token) => is_stdin(claim) || is_stdin(token),
+    };
+    if is_stdin(&arguments.secret_file) && token_is_stdin {
         return Err(Error::new(
             Code::ArgumentInvalid,
             "token and secret cannot both come from standard input",
         ));
     }
-    super::runtime()?.block_on(validate(home, arguments))
+    super::runtime()?.block_on(store(home, arguments))
 }
 
-async fn validate(home: &Home, arguments: &InitCredsArgs) -> Result<()> {
+async fn store(home: &Home, arguments: &InitCredsArgs) -> Result<()> {
     let volume = arguments.volume.as_str();
     let path = arguments.creds_file.clone().unwrap_or_else(|| places::creds(home, volume));
     let init = InitCreds {
@@ -34,7 +38,21 @@ async fn validate(home: &Home, arguments: &InitCredsArgs) -> Result<()> {
         kind: TokenKind::Volume,
         replace: arguments.force,
     };
-    let mut prepared = init.prepare().await?;
+    let mut prepared = match &arguments.claim_file {
+        Some(claim_file) => init.prepare_claim(claim_file).await?,
+        None => init.prepare().await?,
+    };
+    // Which volume a code is for is known only when it is redeemed; what is
+    // wrong then is mended by another run.
+    match complete(&mut prepared, arguments).await {
+        Ok(()) => prepared.commit().map_err(|error| prepared.failed(error)),
+        Err(error) => Err(prepared.failed(error)),
+    }
+}
+
+/// Asks admin, and fills in what it says.
+async fn complete(prepared: &mut PreparedCreds, arguments: &InitCredsArgs) -> Result<()> {
+    let volume = arguments.volume.as_str();
     let reply = locate::describe(&prepared.peer, &prepared.token, volume, limits::CALL).await?;
     match locate::learn(&mut prepared.credentials, &reply) {
         // Told again at the first start.
@@ -51,5 +69,5 @@ async fn validate(home: &Home, arguments: &InitCredsArgs) -> Result<()> {
             format!("the volume `{volume}` is encrypted: --secretFile is needed"),
         ));
     }
-    prepared.commit()
+    Ok(())
 }

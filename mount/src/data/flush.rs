@@ -121,6 +121,8 @@ impl FileData {
     async fn flush_turn(self: &Arc<Self>, how: How) -> Result<()> {
         let mut merges = 0;
         while !self.state.lock().is_clean() {
+            // Before anything is uploaded that meta is going to refuse.
+            self.core.session.check_writable()?;
             self.know_form().await?;
             let (plan, base) = self.plan(how.full_only);
             let outcome = match plan {

@@ -376,6 +376,34 @@ async fn a_cut_loses_what_is_dirty_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_dirty_when_the_mount_becomes_read_only_is_dropped_and_told() {
+    let mut mount = Mount::new().await;
+    let (small, large) = (mount.create(), mount.create());
+    write(&small, 0, b"kept").await;
+    flush(&small).await.unwrap();
+    write(&small, 0, b"lost").await;
+    write(&large, 0, &pattern(3, 100_000)).await;
+    mount.server.change_flags(v1::Flags { ro: true, ..v1::Flags::default() });
+    assert!(matches!(mount.events.recv().await, Some(SessionEvent::FlagsChanged(_))));
+    let refused = small.write(&caller(), OPEN, 0, Bytes::from_static(b"x"), false).await;
+    assert_eq!(refused.unwrap_err().code(), Code::FsReadOnly);
+    // What the daemon does then.
+    assert_eq!(mount.plane.flush_all(false).await.unwrap_err().code(), Code::FsReadOnly);
+    assert_eq!(mount.plane.usage().dirty_bytes, 0);
+    assert_eq!(mount.server.world.lock().puts, 0, "nothing is uploaded in vain");
+    for file in [&small, &large] {
+        assert_eq!(flush(file).await.unwrap_err().code(), Code::FsReadOnly);
+        flush(file).await.expect("told once");
+    }
+    assert_eq!(read_all(&small).await, b"kept");
+    mount.server.change_flags(v1::Flags::default());
+    assert!(matches!(mount.events.recv().await, Some(SessionEvent::FlagsChanged(_))));
+    write(&small, 0, b"news").await;
+    flush(&small).await.unwrap();
+    assert_eq!(mount.contents(&small), b"news");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn seek_finds_data_and_holes() {
     let mount = Mount::new().await;
     let file = mount.create();

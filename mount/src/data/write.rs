@@ -16,7 +16,7 @@ impl FileData {
     /// present end of file and ignores `offset`. Returns the bytes written.
     ///
     /// # Errors
-    /// `FS_TOO_BIG`, `FS_NO_SPACE` or `FS_QUOTA` while what is buffered finds
+    /// `FS_READ_ONLY`, `FS_TOO_BIG`, `FS_NO_SPACE` or `FS_QUOTA` while what is buffered finds
     /// no room, the session's, `FS_IO` when nothing can be written back.
     pub async fn write(
         self: &Arc<Self>,
@@ -29,6 +29,7 @@ impl FileData {
         let length = u32::try_from(data.len())
             .map_err(|_| Error::new(Code::FsInvalid, "a write of 4 GiB or more"))?;
         self.core.session.wait_ready().await?;
+        self.core.session.check_writable()?;
         if append {
             self.revalidate(&(0..0)).await?;
         }

@@ -56,7 +56,7 @@ impl FileSystem {
     pub async fn opendir(&self, who: Requester, ino: u64) -> Result<u64> {
         self.ready().await?;
         let handle = self.inodes.handle(ino)?;
-        if !self.kernel_checks {
+        if !self.kernel_checks() {
             self.access(who, ino, R_OK).await?;
         }
         let stream = tokio::sync::Mutex::default();

@@ -79,7 +79,7 @@ impl FileSystem {
     /// Has the volume any? Asked before the operations above.
     #[must_use]
     pub fn has_xattrs(&self) -> bool {
-        !self.session.opened().flags.as_ref().is_some_and(|flags| flags.no_xattr)
+        !self.session.flags().no_xattr
     }
 }
 

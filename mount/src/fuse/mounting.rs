@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 
 use flexfs_common::{Code, Error, Result, flags};
 use flexfs_proto::v1;
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -47,6 +49,18 @@ pub struct Mounted {
     dir: PathBuf,
     /// `major:minor`, to know it again.
     device: Option<String>,
+    /// Held while it is changed: what lies below is not touched when it is
+    /// gone.
+    turn: Mutex<()>,
+}
+
+/// What became of a remount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remounted {
+    /// The kernel has all of it.
+    InForce,
+    /// All but read-only: files are open for writing.
+    Busy,
 }
 
 impl Mounted {
@@ -61,8 +75,11 @@ impl Mounted {
             mount_by_helper(settings)?
         };
         let entry = mount_table::mounted_at(&settings.dir)?.filter(|e| e.kind == FS_TYPE);
-        let mounted =
-            Mounted { dir: settings.dir.clone(), device: entry.map(|entry| entry.device) };
+        let mounted = Mounted {
+            dir: settings.dir.clone(),
+            device: entry.map(|entry| entry.device),
+            turn: Mutex::new(()),
+        };
         mounted.set_read_ahead();
         Ok((mounted, device))
     }
@@ -86,6 +103,7 @@ impl Mounted {
     /// # Errors
     /// `MOUNT_INVALID` with the system's reason.
     pub fn unmount(&self) -> Result<()> {
+        let _turn = self.turn.lock();
         if !self.is_mounted() {
             return Ok(());
         }
@@ -98,10 +116,36 @@ impl Mounted {
     /// Puts flags into force on the live mount.
     ///
     /// # Errors
-    /// `MOUNT_INVALID` with the system's reason.
-    pub fn remount(&self, flags: &v1::Flags) -> Result<()> {
-        rustix::mount::mount_remount(&self.dir, mount_flags(flags), c"")
-            .map_err(|e| failed(&self.dir, "the new flags are not in force here").caused_by(e))
+    /// `MOUNT_INVALID` with the system's reason; only root may.
+    pub fn remount(&self, flags: &v1::Flags) -> Result<Remounted> {
+        let why = "the kernel does not take the new flags; mount again";
+        let _turn = self.turn.lock();
+        let root = self.hold()?;
+        // By descriptor: whoever unmounts now does not make us change what
+        // lies below.
+        let place = Path::new("/proc/self/fd").join(root.as_raw_fd().to_string());
+        let remount = |flags| rustix::mount::mount_remount(&place, flags, c"");
+        let wanted = remount_flags(flags);
+        match remount(wanted) {
+            Ok(()) => Ok(Remounted::InForce),
+            Err(Errno::BUSY) if flags.ro => remount(wanted - MountFlags::RDONLY)
+                .map(|()| Remounted::Busy)
+                .map_err(|e| failed(&self.dir, why).caused_by(e)),
+            Err(e) => Err(failed(&self.dir, why).caused_by(e)),
+        }
+    }
+
+    /// Its root, without asking the daemon, which is us.
+    fn hold(&self) -> Result<OwnedFd> {
+        let gone = || failed(&self.dir, "is not mounted any more");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(&self.dir, flags, Mode::empty()).map_err(|e| gone().caused_by(e))?;
+        let cached = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(&root, "", cached, StatxFlags::empty())
+            .map_err(|e| gone().caused_by(e))?;
+        let device = format!("{}:{}", found.stx_dev_major, found.stx_dev_minor);
+        if self.device.as_ref() == Some(&device) { Ok(root) } else { Err(gone()) }
     }
 
     /// Needs root, and is only about speed.
@@ -163,6 +207,13 @@ fn mount_flags(flags: &v1::Flags) -> MountFlags {
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
     .fold(MountFlags::empty(), MountFlags::union)
+}
+
+/// Also says what is not wanted any more where the kernel would keep it: it
+/// takes no word about access times for the old one.
+fn remount_flags(flags: &v1::Flags) -> MountFlags {
+    let times = if flags.no_atime { MountFlags::empty() } else { MountFlags::RELATIME };
+    mount_flags(flags) | times
 }
 
 fn mount_directly(settings: &MountSettings) -> Result<OwnedFd> {
@@ -263,11 +314,60 @@ fn receive_device(socket: &UnixStream) -> Option<OwnedFd> {
 mod tests {
     use super::*;
 
+    /// What /proc/mounts says of a directory.
+    fn shown(dir: &Path) -> Option<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
+        let options = fields.find_map(|mut f| (f.next()? == dir.to_str()?).then(|| f.nth(1)))?;
+        options.map(str::to_owned)
+    }
+
+    #[test]
+    fn a_remount_puts_flags_into_force_and_touches_nothing_else() {
+        if !rustix::process::geteuid().is_root() || std::fs::File::open("/dev/fuse").is_err() {
+            eprintln!("not tested: only root may mount, and this needs /dev/fuse");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let settings = MountSettings {
+            volume: "vol".into(),
+            dir: place.path().canonicalize().unwrap(),
+            flags: v1::Flags::default(),
+            owner_only: false,
+        };
+        // Nobody serves it: nothing here may ask.
+        let (mounted, _device) = Mounted::mount(&settings).unwrap();
+        let words = |options: &str| -> Vec<String> {
+            let known = ["ro", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime"];
+            let words = options.split(',').filter(|word| known.contains(word));
+            words.map(str::to_owned).collect()
+        };
+        let narrow = v1::Flags { ro: true, no_exec: true, no_atime: true, ..settings.flags };
+        for (flags, expected) in [
+            (narrow, ["ro", "noexec", "noatime"].as_slice()),
+            (
+                v1::Flags { no_dev: true, no_suid: true, ..settings.flags },
+                &["rw", "nosuid", "nodev", "relatime"],
+            ),
+            (settings.flags, &["rw", "relatime"]),
+        ] {
+            assert_eq!(mounted.remount(&flags).unwrap(), Remounted::InForce);
+            assert_eq!(words(&shown(mounted.dir()).unwrap()), expected, "{flags:?}");
+        }
+        mounted.unmount().unwrap();
+        assert!(!mounted.is_mounted());
+        // What lies below is not ours.
+        assert_eq!(mounted.remount(&narrow).unwrap_err().code(), Code::MountInvalid);
+    }
+
     #[test]
     fn flags_become_mount_flags() {
         let flags = v1::Flags { ro: true, no_dev: true, root_squash: true, ..Default::default() };
         assert_eq!(mount_flags(&flags), MountFlags::RDONLY | MountFlags::NODEV);
         assert_eq!(mount_flags(&v1::Flags::default()), MountFlags::empty());
+        assert_eq!(remount_flags(&flags), mount_flags(&flags) | MountFlags::RELATIME);
+        let quiet = v1::Flags { no_atime: true, ..Default::default() };
+        assert_eq!(remount_flags(&quiet), MountFlags::NOATIME);
         let settings =
             MountSettings { volume: "vol".into(), dir: "/mnt".into(), flags, owner_only: false };
         assert_eq!(helper_options(&settings), "fsname=vol,subtype=flexfs,allow_other,ro,nodev");

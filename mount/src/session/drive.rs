@@ -10,6 +10,7 @@ use flexfs_common::tls::Stream;
 use flexfs_common::{Error, Kind, Result, limits, wire};
 use flexfs_proto::v1;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use zeroize::Zeroize;
 
 use super::backoff::jittered;
 use super::connect::{Link, connect};
@@ -100,6 +101,9 @@ async fn send(shared: &Arc<Shared>, writer: &mut WriteHalf<Stream>) -> Result<En
                 v1::ClientFrame { heartbeat: Some(heartbeat), ..v1::ClientFrame::default() };
             write(shared, writer, &mut bytes, &frame).await?;
         }
+        if let Some(reauthenticate) = shared.new_secret.to_send() {
+            send_secret(shared, writer, &mut bytes, reauthenticate).await?;
+        }
         while let Some(frame) = shared.outbox.next_frame() {
             write(shared, writer, &mut bytes, &frame).await?;
             if frame.goodbye {
@@ -110,6 +114,24 @@ async fn send(shared: &Arc<Shared>, writer: &mut WriteHalf<Stream>) -> Result<En
             }
         }
     }
+}
+
+/// A secret is not left behind in our buffers.
+async fn send_secret(
+    shared: &Arc<Shared>,
+    writer: &mut WriteHalf<Stream>,
+    bytes: &mut BytesMut,
+    reauthenticate: v1::Reauthenticate,
+) -> Result<()> {
+    let mut frame =
+        v1::ClientFrame { reauthenticate: Some(reauthenticate), ..v1::ClientFrame::default() };
+    let written = write(shared, writer, bytes, &frame).await;
+    bytes.zeroize();
+    let token = frame.reauthenticate.as_mut().and_then(|sent| sent.token.as_mut());
+    if let Some(token) = token {
+        token.value.zeroize();
+    }
+    written
 }
 
 async fn write(
@@ -149,7 +171,10 @@ fn take_frame(shared: &Arc<Shared>, frame: v1::ServerFrame) -> Result<()> {
         shared.recall(recall);
     }
     if let Some(flags) = frame.flags_changed {
-        shared.events.push(SessionEvent::FlagsChanged(flags));
+        shared.flags_changed(flags);
+    }
+    if let Some(answer) = frame.reauthenticated {
+        shared.new_secret.answered(answer);
     }
     if let Some(cut) = frame.cut {
         let reason = cut.reason.unwrap_or_default();

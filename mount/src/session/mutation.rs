@@ -3,6 +3,10 @@
 
 use flexfs_proto::v1::op::Body;
 
+const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
+const O_RDONLY: u32 = libc::O_RDONLY as u32;
+const O_TRUNC: u32 = libc::O_TRUNC as u32;
+
 /// Does it change something at meta? A new operation does not compile
 /// without its decision. `Open` makes a row, so it counts.
 pub(super) fn is_mutation(body: &Body) -> bool {
@@ -32,6 +36,42 @@ pub(super) fn is_mutation(body: &Body) -> bool {
         | Body::Sync(_)
         | Body::Access(_) => false,
     }
+}
+
+/// Is it refused on a read-only mount, whoever asks? A new operation does not
+/// compile without its decision. O_CREAT may find a file to be read: meta
+/// knows.
+pub(super) fn needs_writable(body: &Body) -> bool {
+    match body {
+        Body::Open(open) => opens_for_writing(open.flags),
+        Body::Make(make) => make.exclusive || !make.open || opens_for_writing(make.open_flags),
+        Body::SetAttr(_)
+        | Body::Link(_)
+        | Body::Unlink(_)
+        | Body::Rename(_)
+        | Body::SetXattr(_)
+        | Body::RemoveXattr(_)
+        | Body::MintObjects(_)
+        | Body::CommitData(_)
+        | Body::Fallocate(_) => true,
+        Body::Release(_)
+        | Body::SetLock(_)
+        | Body::Lookup(_)
+        | Body::GetAttr(_)
+        | Body::ReadDir(_)
+        | Body::ReadLink(_)
+        | Body::GetXattr(_)
+        | Body::ListXattr(_)
+        | Body::StatFs(_)
+        | Body::ReadExtents(_)
+        | Body::GetLock(_)
+        | Body::Sync(_)
+        | Body::Access(_) => false,
+    }
+}
+
+fn opens_for_writing(flags: u32) -> bool {
+    flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0
 }
 
 /// Is it a lock that meta answers only when it is free?

@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use flexfs_auth::token::Token;
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::SessionId;
 use flexfs_common::tls::Peer;
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,8 @@ use super::connect::Key;
 use super::drive::Heartbeats;
 use super::events::Events;
 use super::lease::{Lease, MetaClock, Renewal};
-use super::mutation::{is_mutation, is_waiting_lock};
+use super::mutation::{is_mutation, is_waiting_lock, needs_writable};
+use super::new_secret::NewSecret;
 use super::outbox::{NewOp, Outbox};
 use super::slots::Slots;
 use super::{SessionEvent, clone_error};
@@ -41,8 +43,11 @@ pub(crate) struct Shared {
     pub(super) lease: Lease,
     pub(super) clock: MetaClock,
     pub(super) events: Arc<Events>,
+    pub(super) new_secret: NewSecret,
     /// The mount has let go of the session.
     pub(super) stop: CancellationToken,
+    /// In force: meta's word, at the opening and whenever they change.
+    flags: RwLock<v1::Flags>,
     wait_limit: Duration,
     in_flight: Arc<Semaphore>,
     /// Locks that may wait at meta: half of the slots, so that an unlock
@@ -79,7 +84,9 @@ impl Shared {
             lease: Lease::new(),
             clock: MetaClock::default(),
             events: Arc::new(Events::default()),
+            new_secret: NewSecret::default(),
             stop: CancellationToken::new(),
+            flags: RwLock::new(grant.flags.unwrap_or_default()),
             wait_limit,
             in_flight: Arc::new(Semaphore::new(in_flight)),
             lock_waits: Arc::new(Semaphore::new(lock_waits)),
@@ -112,6 +119,7 @@ impl Shared {
         if let Some(now) = &resumed.now {
             self.clock.learn(sent, now);
         }
+        self.new_secret.again();
         self.outbox.requeue(&resumed.slot_sequences);
         self.renewed(sent, resumed.lease_millis);
         self.set_phase(Phase::Live);
@@ -159,6 +167,18 @@ impl Shared {
         self.events.push(SessionEvent::Recall(recall));
     }
 
+    pub(super) fn flags(&self) -> v1::Flags {
+        *self.flags.read()
+    }
+
+    /// Other flags are in force, from the next operation on.
+    pub(super) fn flags_changed(&self, new: v1::Flags) {
+        let old = std::mem::replace(&mut *self.flags.write(), new);
+        if old != new {
+            self.events.push(SessionEvent::FlagsChanged(new));
+        }
+    }
+
     /// The session has ended for good: every waiting and every later call
     /// fails with `error` from now on.
     pub(super) fn cut(&self, error: Error) {
@@ -182,6 +202,7 @@ impl Shared {
 
     fn end(&self, error: &Arc<Error>) {
         self.phase.send_replace(Phase::Ended);
+        self.new_secret.fail();
         self.outbox.fail_all(error);
     }
 
@@ -224,6 +245,25 @@ impl Shared {
         Err(Error::new(self.peer.unreachable, "the lease has ended and meta cannot be reached"))
     }
 
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.flags.read().ro { Err(Error::bare(Code::FsReadOnly)) } else { Ok(()) }
+    }
+
+    /// Moves the session to another secret of its token.
+    pub(super) async fn reauthenticate(&self, token: Token) -> Result<()> {
+        let (number, answer) = self.new_secret.offer(token);
+        let _withdraw = Withdraw { new_secret: &self.new_secret, number };
+        self.outbox.wake.notify_one();
+        tokio::select! {
+            biased;
+            Ok(answer) = answer => answer,
+            error = self.cut_error() => Err(error),
+            () = tokio::time::sleep(limits::CALL) => {
+                Err(Error::new(self.peer.unreachable, "meta did not answer in time"))
+            }
+        }
+    }
+
     pub(super) async fn wait_ready(&self) -> Result<()> {
         if self.check().is_ok() {
             return Ok(());
@@ -251,6 +291,9 @@ impl Shared {
     ) -> Result<v1::reply::Result> {
         if let Some(error) = self.ended.get() {
             return Err(clone_error(error));
+        }
+        if needs_writable(&body) {
+            self.check_writable()?;
         }
         let exchange = async {
             match body {
@@ -321,6 +364,18 @@ impl Shared {
         }
         self.stop.cancel();
         self.driver_done.cancelled().await;
+    }
+}
+
+/// A secret whose answer nobody waits for is not sent (again).
+struct Withdraw<'a> {
+    new_secret: &'a NewSecret,
+    number: u64,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        self.new_secret.withdraw(self.number);
     }
 }
 

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::frame;
 use flexfs_common::ids::{ObjectId, ServerId, SessionId};
 use flexfs_common::tls::{self, Peer, ServerCertificate, Stream, Trust};
-use flexfs_common::{Code, limits};
+use flexfs_common::{Code, limits, protocol};
 use flexfs_proto::v1;
 use flexfs_proto::v1::meta_service_server::{MetaService, MetaServiceServer};
 use parking_lot::Mutex;
@@ -23,8 +24,6 @@ use super::{MetaSession, SessionConfig, SessionEvent};
 mod frames;
 mod objects;
 mod ops;
-
-pub(crate) const TOKEN: &str = "flxv_of_the_tests";
 
 /// A regular file.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +67,14 @@ pub(crate) struct World {
     pub(crate) cut_acknowledged: bool,
     pub(crate) goodbyes: usize,
     pub(crate) refuse_with: Option<Code>,
+    /// What sessions may live from: texts of tokens.
+    pub(crate) secrets: Vec<String>,
+    /// Those that came by reauthentication, in order, refused or not.
+    pub(crate) offered: Vec<String>,
+    /// Refuse the next of them with these.
+    pub(crate) offer_failures: Vec<Code>,
+    /// Break the connection after the next of them.
+    pub(crate) lose_offer_answer: bool,
 }
 
 impl World {
@@ -106,6 +113,8 @@ impl Default for Sizes {
 pub(crate) struct LoopbackMeta {
     pub(crate) world: Mutex<World>,
     pub(crate) sizes: Sizes,
+    /// The first secret of the volume's token.
+    pub(crate) token: Token,
     key: [u8; 32],
     tls: Option<Arc<rustls::ServerConfig>>,
     address: String,
@@ -136,6 +145,7 @@ impl LoopbackMeta {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut key = [0; 32];
         getrandom::fill(&mut key).unwrap();
+        let token = Token::generate(TokenKind::Volume).unwrap();
         let (config, name, trust) = match tls {
             Some(certified) => {
                 let protocols: [&[u8]; 3] = [frame::ALPN, b"h2", b"http/1.1"];
@@ -145,8 +155,12 @@ impl LoopbackMeta {
             None => (None, "loopback".to_owned(), Trust::Plaintext),
         };
         let server = Arc::new(LoopbackMeta {
-            world: Mutex::new(World::default()),
+            world: Mutex::new(World {
+                secrets: vec![token.reveal().to_owned()],
+                ..World::default()
+            }),
             sizes,
+            token,
             key,
             tls: config,
             address: listener.local_addr().unwrap().to_string(),
@@ -186,7 +200,7 @@ impl LoopbackMeta {
                 unreachable: Code::MetaUnreachable,
             },
             volume: "v".into(),
-            token: v1::SecretText { value: TOKEN.into() },
+            token: self.token.to_wire(),
             requested: v1::Flags::default(),
             dir: "/mnt".into(),
             wait_limit,
@@ -240,6 +254,19 @@ impl LoopbackMeta {
         self.world.lock().counts.get(what).copied().unwrap_or(0)
     }
 
+    /// Another secret of the token, accepted from now on.
+    pub(crate) fn rotate(&self) -> Token {
+        let token = Token::generate_for(TokenKind::Volume, self.token.id()).unwrap();
+        self.world.lock().secrets.push(token.reveal().to_owned());
+        token
+    }
+
+    /// Tells every session that these flags are in force.
+    pub(crate) fn change_flags(&self, flags: v1::Flags) {
+        let frame = v1::ServerFrame { flags_changed: Some(flags), ..Default::default() };
+        self.told.send(frame).unwrap();
+    }
+
     /// Breaks every connection.
     pub(crate) fn break_connections(&self) {
         self.broken.send_modify(|number| *number += 1);
@@ -261,6 +288,8 @@ impl LoopbackMeta {
             inline_max: self.sizes.inline_max,
             block_size: self.sizes.block_size,
             compression: "lz4".into(),
+            token_id: self.token.id().to_string(),
+            features: protocol::FEATURES.iter().map(|name| (*name).to_owned()).collect(),
             ..v1::OpenSessionReply::default()
         }
     }
@@ -272,8 +301,8 @@ impl MetaService for LoopbackMeta {
         &self,
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionReply>, Status> {
-        let bearer = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
-        if bearer != Some(&format!("Bearer {TOKEN}")) {
+        let token = flexfs_auth::bearer::token_of(request.metadata())?;
+        if !self.world.lock().secrets.iter().any(|secret| secret == token.reveal()) {
             return Err(flexfs_common::Error::bare(Code::TokenUnknown).into());
         }
         Ok(Response::new(self.opened()))

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::{Code, Error, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 use tokio::sync::mpsc;
 
+use super::mutation::needs_writable;
 use super::testing::{LoopbackMeta, Sizes};
 use super::{MetaSession, SessionEvent, SessionState};
 
@@ -236,4 +238,97 @@ async fn an_operation_larger_than_a_frame_is_refused_and_blocks_no_slot() {
     let huge = note("x".repeat(2 << 20));
     assert_eq!(call(&session, huge).await.unwrap_err().code(), Code::FsRange);
     call(&session, note("small")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_session_takes_another_secret_of_its_token() {
+    for server in [
+        LoopbackMeta::start(Sizes::default()).await,
+        LoopbackMeta::start_tls(Sizes::default()).await,
+    ] {
+        let (session, _events) = server.mount(LONG).await;
+        let rotated = server.rotate();
+        session.reauthenticate(rotated.clone()).await.unwrap();
+        session.reauthenticate(rotated.clone()).await.expect("a repetition is the same");
+        assert_eq!(server.world.lock().offered, [rotated.reveal(), rotated.reveal()]);
+        call(&session, note("a")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_refused_changes_nothing() {
+    let server = LoopbackMeta::start(Sizes::default()).await;
+    let (session, _events) = server.mount(LONG).await;
+    let unknown = Token::generate_for(TokenKind::Volume, server.token.id()).unwrap();
+    let error = session.reauthenticate(unknown).await.unwrap_err();
+    assert_eq!(error.code(), Code::TokenUnknown);
+    let other = Token::generate(TokenKind::Volume).unwrap();
+    let error = session.reauthenticate(other).await.unwrap_err();
+    assert_eq!(error.code(), Code::CredsMismatch);
+    assert_eq!(server.world.lock().offered.len(), 1, "another token is not even sent");
+    call(&session, note("a")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_sent_again_when_its_answer_was_lost() {
+    let server = LoopbackMeta::start(Sizes::default()).await;
+    let (session, _events) = server.mount(LONG).await;
+    let rotated = server.rotate();
+    server.world.lock().lose_offer_answer = true;
+    session.reauthenticate(rotated.clone()).await.unwrap();
+    assert_eq!(server.world.lock().offered.len(), 2);
+    // A cut answers it, too.
+    server.paused.send_replace(true);
+    let offering = Arc::clone(&session);
+    let waiting = tokio::spawn(async move { offering.reauthenticate(rotated).await });
+    let cut = v1::Cut { reason: Some(wire::error_to_detail(&Error::bare(Code::TokenRotated))) };
+    server.told.send(v1::ServerFrame { cut: Some(cut), ..Default::default() }).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::TokenRotated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_flags_are_in_force_at_once() {
+    let server = LoopbackMeta::start(Sizes::default()).await;
+    let (session, mut events) = server.mount(LONG).await;
+    session.check_writable().unwrap();
+    let narrow = v1::Flags { ro: true, umask: 0o027, ..v1::Flags::default() };
+    server.change_flags(narrow);
+    let SessionEvent::FlagsChanged(told) = event(&mut events).await else { panic!("flags") };
+    assert_eq!((told, session.flags()), (narrow, narrow));
+    assert_eq!(session.check_writable().unwrap_err().code(), Code::FsReadOnly);
+    let error = call(&session, note("refused here")).await.unwrap_err();
+    assert_eq!(error.code(), Code::FsReadOnly);
+    call(&session, lock(v1::LockKind::Write, false)).await.expect("locks change no file");
+    // The same again is no news; wider ones are.
+    server.change_flags(narrow);
+    server.change_flags(v1::Flags::default());
+    let SessionEvent::FlagsChanged(told) = event(&mut events).await else { panic!("flags") };
+    assert_eq!(told, v1::Flags::default());
+    call(&session, note("a")).await.unwrap();
+    assert_eq!(server.world.lock().journal, [b"a"]);
+}
+
+#[test]
+fn what_a_read_only_mount_refuses_itself() {
+    let (read, write) = (libc::O_RDONLY as u32, libc::O_RDWR as u32);
+    let open = |flags| Body::Open(v1::Open { flags, ..v1::Open::default() });
+    let make = |exclusive, open, open_flags| {
+        Body::Make(v1::Make { exclusive, open, open_flags, ..v1::Make::default() })
+    };
+    for (body, refused) in [
+        (open(read), false),
+        (open(write), true),
+        (open(libc::O_WRONLY as u32), true),
+        (open(read | libc::O_TRUNC as u32), true),
+        (make(true, false, 0), true),
+        (make(true, true, read), true),
+        (make(false, true, write), true),
+        // It may be there.
+        (make(false, true, read), false),
+        (Body::CommitData(v1::CommitData::default()), true),
+        (Body::Release(v1::Release::default()), false),
+        (Body::GetAttr(v1::GetAttr::default()), false),
+    ] {
+        assert_eq!(needs_writable(&body), refused, "{body:?}");
+    }
 }

@@ -111,6 +111,18 @@ async fn take(
             return false;
         }
     }
+    if let Some(offer) = frame.reauthenticate {
+        let refused = reauthenticate(server, &offer).err().map(|e| wire::error_to_detail(&e));
+        if std::mem::take(&mut server.world.lock().lose_offer_answer) {
+            return false;
+        }
+        let number = offer.number;
+        let answer = v1::Reauthenticated { number, refused, token_millis: 0 };
+        let frame = v1::ServerFrame { reauthenticated: Some(answer), ..Default::default() };
+        if out.send(frame).await.is_err() {
+            return false;
+        }
+    }
     {
         let mut world = server.world.lock();
         world.recalls_done.extend(frame.recalls_done);
@@ -139,6 +151,16 @@ async fn take(
         return true;
     }
     out.send(v1::ServerFrame { replies, ..Default::default() }).await.is_ok()
+}
+
+fn reauthenticate(server: &LoopbackMeta, offer: &v1::Reauthenticate) -> Result<(), Error> {
+    let text = offer.token.as_ref().unwrap().value.clone();
+    let mut world = server.world.lock();
+    world.offered.push(text.clone());
+    if let Some(code) = world.offer_failures.pop() {
+        return Err(code.into());
+    }
+    if world.secrets.contains(&text) { Ok(()) } else { Err(Code::TokenUnknown.into()) }
 }
 
 async fn send(writer: &mut (impl AsyncWriteExt + Unpin), frame: &v1::ServerFrame) {
