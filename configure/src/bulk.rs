@@ -106,8 +106,15 @@ pub(crate) fn revoke(session: &Session, arguments: &Arguments) -> Result<()> {
     let mut outcome = Outcome::default();
     let mut cut = Cut::default();
     let asked = all_pages(session, arguments, &ids, (&mut outcome, &mut cut));
-    // What was revoked before something failed is told all the same.
-    outcome.missing = missing(&ids, &outcome);
+    let nothing_done = outcome.items.is_empty() && outcome.kept.is_empty();
+    if asked.is_err() && nothing_done {
+        return asked;
+    }
+    // What was revoked before something failed is told all the same; what is
+    // not known to be missing is not called so.
+    if asked.is_ok() {
+        outcome.missing = missing(&ids, &outcome);
+    }
     (outcome.revision, outcome.sessions_cut) = (cut.revision, cut.sessions_cut);
     let late = match arguments.wait.is_wanted() {
         true => cut.laggards("the revocation"),

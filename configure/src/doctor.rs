@@ -20,7 +20,6 @@ pub(crate) struct Check {
     check: &'static str,
     ok: bool,
     detail: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     hint: String,
 }
 

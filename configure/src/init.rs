@@ -94,12 +94,10 @@ pub(crate) fn creds(session: &Session, arguments: &Arguments) -> Result<()> {
             None => init.prepare().await,
         }
     })?;
-    let call = client::answer(
-        &prepared.peer,
-        &prepared.token,
-        client::LIMIT,
-        |mut admin| async move { admin.who_am_i(v1::WhoAmIRequest {}).await },
-    );
+    let call =
+        client::answer(&prepared.peer, &prepared.token, client::LIMIT, |mut admin| async move {
+            admin.who_am_i(v1::WhoAmIRequest {}).await
+        });
     let who = runtime.block_on(call).map_err(|error| prepared.failed(error))?;
     let kept = match profile {
         None => prepared.commit(),

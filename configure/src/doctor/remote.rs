@@ -138,6 +138,9 @@ fn metas(status: &v1::GetStatusReply) -> Check {
     let away: Vec<_> = status.servers.iter().filter(|s| !s.connected).map(named).collect();
     let behind = status.servers.iter().filter(|s| s.connected && lag(s) > LAG_MAX);
     let behind: Vec<_> = behind.map(|s| format!("{}, {} revisions", named(s), lag(s))).collect();
+    if status.servers.is_empty() {
+        return Check::good("metas", "no server has registered");
+    }
     if away.is_empty() && behind.is_empty() {
         let most = status.servers.iter().map(lag).max().unwrap_or(0);
         let servers = count(status.servers.len(), "server");
