@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use aws_lc_rs::digest;
-use flexfs_common::ids::{AccountId, TokenId};
+use flexfs_common::ids::{AccountId, RequestId, TokenId};
 use jiff::Timestamp;
 
 /// Who acted.
@@ -20,6 +20,8 @@ pub enum Who {
     Bootstrap,
     /// `admin.flexfs recover`.
     Recover,
+    /// The purge of what ended long ago.
+    Purge,
 }
 
 impl std::fmt::Display for Who {
@@ -30,8 +32,18 @@ impl std::fmt::Display for Who {
             Who::Several => f.write_str("several"),
             Who::Bootstrap => f.write_str("bootstrap"),
             Who::Recover => f.write_str("recover"),
+            Who::Purge => f.write_str("purge"),
         }
     }
+}
+
+/// The id that a caller gave a request, and what it asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The same for a repetition.
+    pub id: RequestId,
+    /// SHA-256 of the message.
+    pub digest: [u8; 32],
 }
 
 /// What is to be recorded; time, revision and hashes are added at the commit.
@@ -51,6 +63,9 @@ pub struct Entry {
     pub outcome: &'static str,
     /// What else people need to know; no secret.
     pub detail: String,
+    /// The id of the request, if the caller gave one: not recorded here, but
+    /// kept for a day beside what was done.
+    pub request: Option<Request>,
 }
 
 /// The outcome of what was done.

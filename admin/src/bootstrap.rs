@@ -9,16 +9,16 @@ use flexfs_auth::principal::Role;
 use flexfs_auth::private_file;
 use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::home::{self, Home};
-use flexfs_common::ids::{AccountId, SecretId, TokenId};
+use flexfs_common::ids::{AccountId, TokenId};
 use flexfs_common::{Code, Error, Result, clock};
 use flexfs_proto::v1::FeedKind;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::audit::{Entry, OK, Who};
-use crate::model::{Account, AccountState, Grant, TokenRecord};
+use crate::model::{Account, AccountState, Grant, SecretRecord, TokenRecord};
 use crate::store::changes::Change;
-use crate::store::{Store, accounts, tokens};
+use crate::store::{Store, accounts, ending, secrets, tokens};
 use crate::verify::Verify;
 
 /// Name of the account of the installation itself.
@@ -92,6 +92,7 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
         state: AccountState::Active,
         created_at: now,
         created_by: None,
+        max_token_age: 0,
     };
     let record = system_token(account.id, &token, now);
     let mut tx = store.begin().await?;
@@ -101,7 +102,7 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
     }
     accounts::insert(tx.sql(), &account).await?;
     tokens::insert(tx.sql(), &record).await?;
-    tokens::insert_secret(tx.sql(), record.id, SecretId::random(), &verifier, now).await?;
+    secrets::insert(tx.sql(), record.id, &SecretRecord::new(token.last4(), verifier, now)).await?;
     let changes = [
         Change { account: Some(account.id), ..Change::of(FeedKind::AccountChanged) },
         token_row(FeedKind::TokenChanged, account.id, record.id),
@@ -124,9 +125,9 @@ pub async fn recover(home: &Home, store: &Store, verify: &Verify) -> Result<Toke
     })?;
     let record = system_token(account.id, &token, now);
     tokens::insert(tx.sql(), &record).await?;
-    tokens::insert_secret(tx.sql(), record.id, SecretId::random(), &verifier, now).await?;
+    secrets::insert(tx.sql(), record.id, &SecretRecord::new(token.last4(), verifier, now)).await?;
     let system = (account.id, Role::System);
-    let revoked = tokens::revoke_of_role(tx.sql(), system, record.id, now, "recover").await?;
+    let revoked = ending::revoke_of_role(tx.sql(), system, record.id, now, "recover").await?;
     let mut changes = vec![token_row(FeedKind::TokenChanged, account.id, record.id)];
     changes.extend(revoked.into_iter().map(|id| token_row(FeedKind::TokenRevoked, account.id, id)));
     tx.commit(entry(Who::Recover, account.id, "recover", record.id), &changes).await?;
@@ -142,22 +143,8 @@ fn now() -> Timestamp {
 }
 
 fn system_token(account_id: AccountId, token: &Token, now: Timestamp) -> TokenRecord {
-    TokenRecord {
-        id: token.id(),
-        account_id,
-        grant: Grant::Account { role: Role::System, volumes: Vec::new() },
-        cidrs: Vec::new(),
-        notes: String::new(),
-        last4: token.last4().to_owned(),
-        created_at: now,
-        expires_at: None,
-        not_before: None,
-        revoked_at: None,
-        disabled_at: None,
-        last_used_at: None,
-        deleted_at: None,
-        created_by: None,
-    }
+    let grant = Grant::Account { role: Role::System, volumes: Vec::new() };
+    TokenRecord::new(token, account_id, grant, now, None)
 }
 
 fn token_row(kind: FeedKind, account: AccountId, token: TokenId) -> Change {
@@ -173,6 +160,7 @@ fn entry(who: Who, account: AccountId, action: &'static str, target: TokenId) ->
         source: None,
         outcome: OK,
         detail: String::new(),
+        request: None,
     }
 }
 

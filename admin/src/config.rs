@@ -1,6 +1,7 @@
 //! Settings of the daemon: command line over configuration file over default.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flexfs_auth::verifier::Argon2Settings;
 use flexfs_common::home::Home;
@@ -8,6 +9,10 @@ use flexfs_common::{Code, Error, Result, limits};
 use serde::Deserialize;
 
 use crate::store::DbUrl;
+
+/// Long enough that somebody who comes back from holidays still finds out why
+/// a token does not work any more.
+const TOKEN_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The file of `--config`, TOML.
 #[derive(Debug, Default, Deserialize)]
@@ -20,6 +25,8 @@ pub struct File {
     ssl_cert: Option<PathBuf>,
     ssl_key: Option<PathBuf>,
     argon2: Option<Argon2>,
+    /// How long ended tokens stay listed: a span such as `30d`.
+    token_retention: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -60,6 +67,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// For new verifiers.
     pub argon2: Argon2Settings,
+    /// How long tokens that ended stay listed.
+    pub token_retention: Duration,
 }
 
 /// How TLS is done.
@@ -128,8 +137,19 @@ impl Settings {
             db,
             tls,
             argon2: argon2(file.argon2)?,
+            token_retention: match file.token_retention {
+                Some(text) => retention(&text)?,
+                None => TOKEN_RETENTION,
+            },
         })
     }
+}
+
+fn retention(text: &str) -> Result<Duration> {
+    let span = flexfs_common::duration::parse_span(text).map_err(|e| {
+        Error::new(Code::ConfigInvalid, "tokenRetention is not a span such as 30d").caused_by(e)
+    })?;
+    Ok(span)
 }
 
 fn argon2(asked: Option<Argon2>) -> Result<Argon2Settings> {

@@ -223,17 +223,6 @@ impl Registry {
         }
     }
 
-    /// Sessions that were cut for a token, over all servers.
-    ///
-    /// # Errors
-    /// `DATABASE_FAILED`.
-    pub async fn cuts(&self, store: &Store, token: TokenId) -> Result<u32> {
-        // What is not yet written, and what is.
-        self.flush(store).await?;
-        let rows = metas::cuts(store.reader().as_mut(), token).await?;
-        Ok(rows.into_iter().fold(0_u32, |sum, (_, count)| sum.saturating_add(count)))
-    }
-
     /// Writes what changed to the database, for other replicas and for the
     /// time after a restart.
     ///
@@ -263,6 +252,13 @@ impl Registry {
             }
         }
         written
+    }
+
+    /// Servers connected to this process.
+    #[must_use]
+    pub fn connected_servers(&self) -> Vec<ServerId> {
+        let known = self.known.lock();
+        known.iter().filter(|(_, known)| known.connections > 0).map(|(id, _)| *id).collect()
     }
 
     /// Servers of a store connected to this process.

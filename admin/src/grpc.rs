@@ -3,13 +3,18 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use flexfs_common::{Code, Error, Kind, Result, status};
 use flexfs_proto::v1::admin_service_server::AdminServiceServer;
 use flexfs_proto::v1::authority_service_server::AuthorityServiceServer;
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
+use crate::audit;
 use crate::service::{Caller, Service};
+use crate::verify::Shown;
 
 mod admin;
 pub mod auth;
@@ -37,11 +42,29 @@ pub fn routes(service: Arc<Service>, stop: CancellationToken) -> axum::Router {
         .layer(auth::AuthenticateLayer::new(service))
 }
 
+/// The header in which a caller gives its request an id.
+const REQUEST_ID: &str = "flexfs-request-id";
+
 /// Takes the caller that the authentication has put there, and the message.
 fn parts<T>(request: Request<T>) -> Result<(Caller, T)> {
     let (_, extensions, message) = request.into_parts();
     // Without a caller nothing is done: no way around the authentication.
     let caller = extensions.get::<Caller>().cloned().ok_or(Code::TokenMissing)?;
+    Ok((caller, message))
+}
+
+/// Like [`parts`], with the id of the request.
+fn identified<T: Message>(request: Request<T>) -> Result<(Caller, T)> {
+    let id = request.metadata().get(REQUEST_ID).cloned();
+    let (mut caller, message) = parts(request)?;
+    if let Some(id) = id {
+        let bad = || Error::new(Code::ArgumentInvalid, "a request id is a UUID");
+        let id = id.to_str().map_err(|_| bad())?.parse().map_err(|_| bad())?;
+        let bytes = Zeroizing::new(message.encode_to_vec());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(digest::digest(&digest::SHA256, &bytes).as_ref());
+        caller.request = Some(audit::Request { id, digest });
+    }
     Ok((caller, message))
 }
 
@@ -58,13 +81,16 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let (token, source) = (caller.token_id(), caller.source);
+    let shown = Shown::Proven(caller.token_id(), caller.account_id());
+    let source = caller.source;
+    let mut caller = caller;
+    service.recall_request(&mut caller).await.map_err(|e| refused(&e))?;
     let outcome = tokio::spawn(work(Arc::clone(service), caller))
         .await
         .unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e)));
     outcome.map_err(|error| {
         if error.kind() == Kind::Denied {
-            service.verifier().note_refusal(source, token, error.code());
+            service.verifier().note_refusal(source, shown, error.code());
         }
         refused(&error)
     })

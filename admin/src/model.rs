@@ -5,8 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use flexfs_auth::principal::Role;
-use flexfs_auth::token::TokenKind;
-use flexfs_common::ids::{AccountId, SecretId, ServerId, TokenId, VolumeId};
+use flexfs_auth::token::{Token, TokenKind};
+use flexfs_auth::verifier::Verifier;
+use flexfs_common::ids::{AccountId, SecretId, ServerId, SessionId, TokenId, VolumeId};
 use flexfs_common::name::{StoreId, SubtreePath, VolumeName};
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
@@ -145,6 +146,8 @@ pub struct Account {
     pub created_at: Timestamp,
     /// By which token; `None` at bootstrap.
     pub created_by: Option<TokenId>,
+    /// Age policy: secrets older than this many seconds are reported; 0 = none.
+    pub max_token_age: u64,
 }
 
 /// A group of metadata servers that can serve volumes.
@@ -281,6 +284,19 @@ impl Grant {
     }
 }
 
+/// How a token or secret was used, as far as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// The last time.
+    pub last_at: Option<Timestamp>,
+    /// From which address, the last time; empty = not known.
+    pub last_from: String,
+    /// What that host calls itself; empty = it did not say.
+    pub last_host: String,
+    /// How often. A mount that lives counts once.
+    pub count: u64,
+}
+
 /// A token as admin keeps it. The verifiers of its secrets lie beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRecord {
@@ -303,12 +319,18 @@ pub struct TokenRecord {
     pub expires_at: Option<Timestamp>,
     /// When it begins.
     pub not_before: Option<Timestamp>,
+    /// Ends when unused for so many seconds; 0 = does not.
+    pub idle_seconds: u64,
+    /// When its newest secret was made.
+    pub rotated_at: Timestamp,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// Why it was revoked.
+    pub revoke_reason: String,
     /// When it was disabled.
     pub disabled_at: Option<Timestamp>,
-    /// When it was last used, within a minute.
-    pub last_used_at: Option<Timestamp>,
+    /// How it was used, within a minute.
+    pub used: Used,
     /// When it was taken out of the listings.
     pub deleted_at: Option<Timestamp>,
     /// By which token it was made; `None` at bootstrap and by `recover`.
@@ -316,12 +338,42 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
+    /// A new one without end or limits.
+    #[must_use]
+    pub fn new(
+        token: &Token,
+        account_id: AccountId,
+        grant: Grant,
+        created_at: Timestamp,
+        created_by: Option<TokenId>,
+    ) -> TokenRecord {
+        TokenRecord {
+            id: token.id(),
+            account_id,
+            grant,
+            cidrs: Vec::new(),
+            notes: String::new(),
+            last4: token.last4().to_owned(),
+            created_at,
+            expires_at: None,
+            not_before: None,
+            idle_seconds: 0,
+            rotated_at: created_at,
+            revoked_at: None,
+            revoke_reason: String::new(),
+            disabled_at: None,
+            used: Used::default(),
+            deleted_at: None,
+            created_by,
+        }
+    }
+
     /// Its state at an instant.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> TokenState {
         if self.revoked_at.is_some() {
             TokenState::Revoked
-        } else if self.expires_at.is_some_and(|at| at <= now) {
+        } else if self.end().is_some_and(|at| at <= now) {
             TokenState::Expired
         } else if self.disabled_at.is_some() {
             TokenState::Disabled
@@ -329,6 +381,37 @@ impl TokenRecord {
             TokenState::NotYetValid
         } else {
             TokenState::Active
+        }
+    }
+
+    /// When it ends by itself: at its expiry, or when it was unused for too
+    /// long (as far as its uses are known here), whichever is first.
+    #[must_use]
+    pub fn end(&self) -> Option<Timestamp> {
+        match (self.expires_at, self.idle_end()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (end, None) | (None, end) => end,
+        }
+    }
+
+    /// When it ends if it is not used again.
+    #[must_use]
+    pub fn idle_end(&self) -> Option<Timestamp> {
+        if self.idle_seconds == 0 {
+            return None;
+        }
+        let begin = self.not_before.map_or(self.created_at, |at| at.max(self.created_at));
+        let since = self.used.last_at.map_or(begin, |at| at.max(begin));
+        let idle = jiff::SignedDuration::from_secs(i64::try_from(self.idle_seconds).ok()?);
+        Some(since.checked_add(idle).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Does it still live at this instant, now or later?
+    #[must_use]
+    pub fn lives(&self, now: Timestamp) -> bool {
+        match self.state(now) {
+            TokenState::Active | TokenState::Disabled | TokenState::NotYetValid => true,
+            TokenState::Expired | TokenState::Revoked => false,
         }
     }
 
@@ -361,17 +444,93 @@ pub struct SecretRecord {
     /// Its id.
     pub id: SecretId,
     /// What is compared.
-    pub verifier: flexfs_auth::verifier::Verifier,
+    pub verifier: Verifier,
+    /// Last four characters of the token's text with this secret.
+    pub last4: String,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was retired.
     pub retired_at: Option<Timestamp>,
+    /// When it was last used, within a minute.
+    pub last_used_at: Option<Timestamp>,
+    /// How often it was used.
+    pub uses: u64,
 }
 
 impl SecretRecord {
+    /// A new one without end, of a token with this text.
+    #[must_use]
+    pub fn new(last4: &str, verifier: Verifier, created_at: Timestamp) -> SecretRecord {
+        SecretRecord {
+            id: SecretId::random(),
+            verifier,
+            last4: last4.to_owned(),
+            created_at,
+            expires_at: None,
+            retired_at: None,
+            last_used_at: None,
+            uses: 0,
+        }
+    }
+
     /// Is it accepted at this instant?
     #[must_use]
     pub fn live(&self, now: Timestamp) -> bool {
         self.retired_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
+}
+
+/// A host that uses a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretUse {
+    /// What it calls itself; empty = it did not say.
+    pub host: String,
+    /// The address it was seen with; empty = not known.
+    pub address: String,
+    /// The last time.
+    pub last_used_at: Timestamp,
+    /// How often.
+    pub uses: u64,
+    /// Mounts that live from the secret there.
+    pub sessions: u32,
+}
+
+/// A claim code, as stored: traded once for a token's first secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// What is compared.
+    pub verifier: Verifier,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// When it was redeemed.
+    pub redeemed_at: Option<Timestamp>,
+    /// From where.
+    pub redeemed_from: String,
+}
+
+/// A live mount, as its metadata server reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The server.
+    pub server: ServerId,
+    /// Its token.
+    pub token_id: TokenId,
+    /// The secret it lives from.
+    pub secret_id: SecretId,
+    /// Its volume.
+    pub volume_id: VolumeId,
+    /// The scope.
+    pub mount_path: String,
+    /// What the host calls itself.
+    pub host: String,
+    /// The mount point there.
+    pub dir: String,
+    /// The address it was seen with.
+    pub address: String,
+    /// When it began.
+    pub opened_at: Timestamp,
 }

@@ -11,24 +11,32 @@ use flexfs_auth::token::TokenKind;
 use flexfs_common::ids::{AccountId, TokenId};
 use flexfs_common::{Code, Error, Result};
 
-use crate::audit::{Entry, OK, Who};
+use crate::audit::{Entry, OK, Request, Who};
 use crate::ca::Ca;
 use crate::feed::Registry;
 use crate::model::Grant;
 use crate::store::Store;
+use crate::store::requests::{self, Done};
 use crate::store::volumes::Visible;
 use crate::verify::{Verified, Verify};
 
 pub mod accounts;
 pub mod authority;
+pub mod bulk;
+pub mod claim;
 pub mod describe;
 mod find;
 mod input;
 pub mod methods;
 mod mint;
+mod purge;
 pub mod revoke;
+pub mod rotate;
+pub mod sessions;
 pub mod stores;
+pub mod suspend;
 pub mod tokens;
+pub mod update;
 pub mod volumes;
 
 use methods::{Method, Rule};
@@ -44,6 +52,10 @@ pub struct Caller {
     pub source: Option<IpAddr>,
     /// What it calls.
     pub method: &'static Method,
+    /// The id of its request, if it gave one.
+    pub request: Option<Request>,
+    /// What was done under this id before, if anything.
+    pub done: Option<Done>,
 }
 
 impl Caller {
@@ -52,6 +64,8 @@ impl Caller {
     pub fn new(verified: Verified, source: Option<IpAddr>, method: &'static Method) -> Caller {
         let token = &verified.standing.token;
         let principal = match &token.grant {
+            // Its code stands for a token that nobody holds yet.
+            _ if verified.secret_id.is_none() => Principal::Claim { token_id: token.id },
             Grant::Account { role, volumes } => Principal::Account {
                 token_id: token.id,
                 account_id: token.account_id,
@@ -67,7 +81,7 @@ impl Caller {
                 Principal::Meta { token_id: token.id, meta_store: meta_store.clone() }
             }
         };
-        Caller { principal, verified, source, method }
+        Caller { principal, verified, source, method, request: None, done: None }
     }
 
     /// Its token's id.
@@ -86,6 +100,13 @@ impl Caller {
     #[must_use]
     pub fn is_system(&self) -> bool {
         matches!(self.principal, Principal::Account { role: Role::System, .. })
+    }
+
+    /// The outcome of an earlier deletion under the same request id: the thing
+    /// is gone, so that nothing else could tell.
+    fn deleted_before<T: std::str::FromStr>(&self) -> Option<(T, u64)> {
+        let done = self.done.as_ref()?;
+        Some((done.target.parse().ok()?, done.revision))
     }
 
     /// Is this method allowed on this? For methods of one action.
@@ -141,7 +162,7 @@ impl Caller {
             Principal::Volume { volume_id, .. } => {
                 Visible { account, volumes: vec![*volume_id], created_by: None }
             }
-            Principal::Meta { .. } => Visible::all(account),
+            Principal::Meta { .. } | Principal::Claim { .. } => Visible::all(account),
         }
     }
 
@@ -159,6 +180,7 @@ impl Caller {
             source: self.source,
             outcome: OK,
             detail: String::new(),
+            request: self.request,
         }
     }
 }
@@ -182,6 +204,22 @@ impl Service {
     #[must_use]
     pub fn new(store: Store, verify: Arc<Verify>, ca: Arc<Ca>, registry: Arc<Registry>) -> Service {
         Service { store, verify, ca, registry }
+    }
+
+    /// Looks whether a request was answered before, by its id.
+    ///
+    /// # Errors
+    /// `REQUEST_ID_REUSED` for another request under the same id,
+    /// `DATABASE_FAILED`.
+    pub async fn recall_request(&self, caller: &mut Caller) -> Result<()> {
+        let Some(request) = caller.request else { return Ok(()) };
+        let who = caller.token_id();
+        let done = requests::find(self.store.reader().as_mut(), who, request.id).await?;
+        if done.as_ref().is_some_and(|done| done.digest != request.digest) {
+            return Err(Code::RequestReused.into());
+        }
+        caller.done = done;
+        Ok(())
     }
 
     /// The database.

@@ -14,10 +14,15 @@ pub mod accounts;
 pub mod audit;
 pub mod blocks;
 pub mod changes;
+pub mod claims;
+pub mod ending;
 pub mod feed;
 pub mod metas;
 mod postgres;
+pub mod requests;
 mod row;
+pub mod secrets;
+pub mod sessions;
 mod sqlite;
 pub mod tokens;
 pub mod url;
@@ -31,7 +36,7 @@ pub(crate) mod testing;
 pub use row::{Cells, Row, Value};
 pub use url::DbUrl;
 
-use crate::audit::Entry;
+use crate::audit::{Entry, Who};
 use changes::{Applied, Change};
 
 /// Runs statements: the pool of readers, or a transaction.
@@ -211,7 +216,15 @@ impl Tx {
     /// # Errors
     /// `DATABASE_FAILED`; then nothing happened, except when the connection
     /// broke during the commit itself: creations are therefore repeatable.
-    pub async fn commit(mut self, entry: Entry, changes: &[Change]) -> Result<u64> {
+    pub async fn commit(self, entry: Entry, changes: &[Change]) -> Result<u64> {
+        self.commit_all(&[entry], changes).await
+    }
+
+    /// Like [`Tx::commit`], for changes of several things at once.
+    ///
+    /// # Errors
+    /// As [`Tx::commit`].
+    pub async fn commit_all(mut self, entries: &[Entry], changes: &[Change]) -> Result<u64> {
         let now = flexfs_common::clock::wall_now();
         let sql = self.inner.sql();
         let rows = feed::append(sql, now, changes).await?;
@@ -219,7 +232,10 @@ impl Tx {
             Some(row) => row.revision,
             None => feed::head(sql).await?.revision,
         };
-        audit::append(sql, now, revision, &entry).await?;
+        for entry in entries {
+            audit::append(sql, now, revision, entry).await?;
+            note_request(sql, entry, revision, now).await?;
+        }
         self.inner.commit().await?;
         self.applied.apply(&rows);
         Ok(revision)
@@ -248,6 +264,19 @@ impl Tx {
     pub async fn commit_quietly(self) -> Result<()> {
         self.inner.commit().await
     }
+}
+
+/// Keeps what was done under the caller's request id, so that a repetition is
+/// known as one.
+async fn note_request(
+    sql: &mut dyn Sql,
+    entry: &Entry,
+    revision: u64,
+    now: jiff::Timestamp,
+) -> Result<()> {
+    let (Who::Token(who), Some(request)) = (entry.who, entry.request) else { return Ok(()) };
+    let done = requests::Done { digest: request.digest, target: entry.target.clone(), revision };
+    requests::insert(sql, (who, request.id), &done, now).await
 }
 
 /// An error of the database library, whose text stays in our log.

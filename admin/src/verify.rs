@@ -25,9 +25,10 @@ use jiff::Timestamp;
 
 use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
 use crate::store::tokens::{self, Standing};
-use crate::store::{self, Store};
+use crate::store::{self, Sql, Store};
 
 mod cache;
+mod claims;
 mod failures;
 mod hashing;
 mod refused;
@@ -38,15 +39,31 @@ pub use hashing::Hashing;
 use cache::{Cached, Caches};
 use failures::FailureLimiter;
 use refused::Refused;
-use used::Used;
+pub use refused::Shown;
+use used::UsedLately;
+
+pub(crate) use used::host_name;
 
 /// A token that was found good, and the secret that matched.
 #[derive(Clone, Debug)]
 pub struct Verified {
     /// The token with its account's and volume's state.
     pub standing: Arc<Standing>,
-    /// The one of its secrets that matched.
-    pub secret_id: SecretId,
+    /// The one of its secrets that matched; `None` = it was proven by its
+    /// claim code, which allows nothing but to be redeemed.
+    pub secret_id: Option<SecretId>,
+}
+
+/// Who shows a token.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Showing<'a> {
+    /// From which address; `None` = not known.
+    pub from: Option<IpAddr>,
+    /// What the host calls itself; empty = it did not say.
+    pub host: &'a str,
+    /// Only tokens of this meta store are known to whom it is shown: for
+    /// others no step is taken that an unknown one does not have.
+    pub store: Option<&'a StoreId>,
 }
 
 /// Why a token is not accepted at an instant, from an address; `None` = it is.
@@ -54,13 +71,18 @@ pub struct Verified {
 #[must_use]
 pub fn refusal(
     standing: &Standing,
-    secret_id: SecretId,
+    secret_id: Option<SecretId>,
     now: Timestamp,
     from: Option<IpAddr>,
 ) -> Option<Code> {
     let token = &standing.token;
-    if token.deleted_at.is_some() {
+    if token.deleted_at.is_some() || token.revoked_at.is_some() {
         return Some(Code::TokenRevoked);
+    }
+    // Whoever holds an ended secret learns no more of the token than that.
+    let live = |id| standing.secrets.iter().any(|secret| secret.id == id && secret.live(now));
+    if !secret_id.is_none_or(live) {
+        return Some(Code::TokenRotated);
     }
     match token.state(now) {
         TokenState::Revoked => return Some(Code::TokenRevoked),
@@ -68,10 +90,6 @@ pub fn refusal(
         TokenState::Disabled => return Some(Code::TokenDisabled),
         TokenState::NotYetValid => return Some(Code::TokenNotYetValid),
         TokenState::Active => {}
-    }
-    // A retired secret is over like a revoked token.
-    if !standing.secrets.iter().any(|secret| secret.id == secret_id && secret.live(now)) {
-        return Some(Code::TokenRevoked);
     }
     match standing.account_state {
         AccountState::Active => {}
@@ -94,7 +112,7 @@ pub struct Verify {
     hashing: Hashing,
     caches: Caches,
     failures: FailureLimiter,
-    used: Used,
+    used: UsedLately,
     refused: Refused,
 }
 
@@ -108,7 +126,7 @@ impl Verify {
             hashing: Hashing::new(settings),
             caches: Caches::new()?,
             failures: FailureLimiter::new(),
-            used: Used::default(),
+            used: UsedLately::default(),
             refused: Refused::default(),
         })
     }
@@ -127,7 +145,18 @@ impl Verify {
         self.matching(token, secrets).is_some()
     }
 
-    fn matching<'s>(&self, token: &Token, secrets: &'s [SecretRecord]) -> Option<&'s SecretRecord> {
+    /// Is this the secret behind this very verifier?
+    #[must_use]
+    pub fn is_behind(&self, token: &Token, verifier: &Verifier) -> bool {
+        verifier.tag_matches(token, &self.pepper)
+    }
+
+    /// The one of these verifiers that this secret is behind, live or not.
+    pub fn matching<'s>(
+        &self,
+        token: &Token,
+        secrets: &'s [SecretRecord],
+    ) -> Option<&'s SecretRecord> {
         secrets.iter().find(|secret| secret.verifier.tag_matches(token, &self.pepper))
     }
 
@@ -138,41 +167,29 @@ impl Verify {
     /// of [`refusal`]; `RATE_LIMITED` for a failure from a source that had too
     /// many, and when too many cold tokens wait; `DATABASE_FAILED`.
     pub async fn verify(&self, token: &Token, from: Option<IpAddr>) -> Result<Verified> {
-        self.noted(token, from, None).await
+        self.verify_shown(token, &Showing { from, ..Showing::default() }).await
     }
 
-    /// Like [`Verify::verify`], but a token of another meta store than this
-    /// one is as if unknown: no step that an unknown one does not have.
+    /// Like [`Verify::verify`], with more known of who shows the token.
     ///
     /// # Errors
     /// As [`Verify::verify`].
-    pub async fn verify_placed(
-        &self,
-        token: &Token,
-        from: Option<IpAddr>,
-        store: &StoreId,
-    ) -> Result<Verified> {
-        self.noted(token, from, Some(store)).await
-    }
-
-    /// Verifies, and takes note of a refusal for the audit log.
-    async fn noted(
-        &self,
-        token: &Token,
-        from: Option<IpAddr>,
-        store: Option<&StoreId>,
-    ) -> Result<Verified> {
-        let outcome = self.verify_in(token, from, store).await;
-        if let Err(error) = &outcome {
-            self.note_refusal(from, token.id(), error.code());
-        }
-        outcome
+    pub async fn verify_shown(&self, token: &Token, showing: &Showing<'_>) -> Result<Verified> {
+        let outcome = self.verify_in(token, showing).await;
+        let verified = match outcome {
+            Ok(verified) => verified,
+            Err(error) => {
+                self.note_refusal(showing.from, Shown::Unproven(token.id()), error.code());
+                return Err(error);
+            }
+        };
+        self.checked(verified, showing).await
     }
 
     /// Takes note of a refusal for the audit log, unless it is our own fault.
-    pub fn note_refusal(&self, from: Option<IpAddr>, token: TokenId, code: Code) {
+    pub fn note_refusal(&self, from: Option<IpAddr>, shown: Shown, code: Code) {
         if matches!(code.kind(), Kind::Unauthenticated | Kind::Denied | Kind::Limited) {
-            self.refused.note(from, token, code);
+            self.refused.note(from, shown, code);
         }
     }
 
@@ -184,12 +201,9 @@ impl Verify {
         self.refused.flush(&self.store).await
     }
 
-    async fn verify_in(
-        &self,
-        token: &Token,
-        from: Option<IpAddr>,
-        store: Option<&StoreId>,
-    ) -> Result<Verified> {
+    /// Is it a secret that there is, whatever has become of its token?
+    async fn verify_in(&self, token: &Token, showing: &Showing<'_>) -> Result<Verified> {
+        let (from, store) = (showing.from, showing.store);
         let key = self.caches.key(token);
         if let Some(verified) = self.cached(token, &key).await? {
             return self.placed(verified, from, store);
@@ -223,11 +237,7 @@ impl Verify {
         from: Option<IpAddr>,
         store: Option<&StoreId>,
     ) -> Result<Verified> {
-        if is_placed(&verified.standing, store) {
-            self.checked(verified, from)
-        } else {
-            Err(self.failed(from))
-        }
+        if is_placed(&verified.standing, store) { Ok(verified) } else { Err(self.failed(from)) }
     }
 
     /// A failure: told as such, or that there are too many.
@@ -235,15 +245,40 @@ impl Verify {
         if self.failures.admit(from) { Code::TokenUnknown.into() } else { Code::RateLimited.into() }
     }
 
-    fn checked(&self, verified: Verified, from: Option<IpAddr>) -> Result<Verified> {
+    async fn checked(&self, verified: Verified, showing: &Showing<'_>) -> Result<Verified> {
         let now = clock::wall_now();
-        match refusal(&verified.standing, verified.secret_id, now, from) {
-            Some(code) => Err(code.into()),
-            None => {
-                self.used.note(verified.standing.token.id, now);
-                Ok(verified)
-            }
+        let judge = |verified: &Verified| {
+            refusal(&verified.standing, verified.secret_id, now, showing.from)
+        };
+        let mut verified = verified;
+        let mut refused = judge(&verified);
+        if refused == Some(Code::TokenExpired) && verified.standing.token.idle_seconds > 0 {
+            // Uses do not reach what was cached.
+            let id = verified.standing.token.id;
+            let standing = self.standing(self.store.reader().as_mut(), id).await?;
+            let standing = standing.ok_or(Code::TokenUnknown)?;
+            verified = Verified { standing: Arc::new(standing), ..verified };
+            refused = judge(&verified);
         }
+        if let Some(code) = refused {
+            let token = &verified.standing.token;
+            self.note_refusal(showing.from, Shown::Proven(token.id, token.account_id), code);
+            return Err(code.into());
+        }
+        self.used.note(&verified, showing, now);
+        Ok(verified)
+    }
+
+    /// A token with its account's and volume's state and all that is known of
+    /// its uses, also what is not yet written.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn standing(&self, sql: &mut dyn Sql, id: TokenId) -> Result<Option<Standing>> {
+        let Some(mut standing) = tokens::standing(sql, id).await? else { return Ok(None) };
+        let used = &mut standing.token.used;
+        used.last_at = used.last_at.max(self.used.last(id));
+        Ok(Some(standing))
     }
 
     async fn cached(&self, token: &Token, key: &cache::Key) -> Result<Option<Verified>> {
@@ -261,13 +296,13 @@ impl Verify {
         else {
             return Ok(None);
         };
-        if !standing.secrets.iter().any(|secret| secret.id == cached.verified.secret_id) {
+        let secret_id = cached.verified.secret_id;
+        if !standing.secrets.iter().any(|secret| Some(secret.id) == secret_id) {
             // Purged: no longer known.
             self.caches.forget(key);
             return Ok(None);
         }
-        let verified =
-            Verified { standing: Arc::new(standing), secret_id: cached.verified.secret_id };
+        let verified = Verified { standing: Arc::new(standing), secret_id };
         self.caches.put(*key, Cached { verified: verified.clone(), revision });
         Ok(Some(verified))
     }
@@ -303,7 +338,7 @@ impl Verify {
         let standing = tokens::standing(self.store.reader().as_mut(), token.id())
             .await?
             .ok_or(Code::TokenUnknown)?;
-        let verified = Verified { standing: Arc::new(standing), secret_id };
+        let verified = Verified { standing: Arc::new(standing), secret_id: Some(secret_id) };
         self.caches.put(self.caches.key(token), Cached { verified: verified.clone(), revision });
         Ok(verified)
     }
@@ -315,19 +350,27 @@ impl Verify {
     pub async fn still_good(&self, verified: &Verified, from: Option<IpAddr>) -> Result<()> {
         let id = verified.standing.token.id;
         let standing =
-            tokens::standing(self.store.reader().as_mut(), id).await?.ok_or(Code::TokenRevoked)?;
+            self.standing(self.store.reader().as_mut(), id).await?.ok_or(Code::TokenRevoked)?;
         match refusal(&standing, verified.secret_id, clock::wall_now(), from) {
             Some(code) => Err(code.into()),
             None => Ok(()),
         }
     }
 
-    /// Writes the last-used times gathered so far.
+    /// Writes the uses gathered so far.
     ///
     /// # Errors
-    /// `DATABASE_FAILED`; the times are lost, which costs nothing but age.
+    /// `DATABASE_FAILED`; they are written next time.
     pub async fn flush_used(&self) -> Result<()> {
         self.used.flush(&self.store).await
+    }
+
+    /// Like [`Verify::flush_used`], when a rotation waits to hear of uses.
+    ///
+    /// # Errors
+    /// As [`Verify::flush_used`].
+    pub async fn flush_urgent(&self) -> Result<()> {
+        if self.used.is_urgent() { self.used.flush(&self.store).await } else { Ok(()) }
     }
 
     /// How often [`Verify::flush_refused`] should run.

@@ -14,33 +14,35 @@ pub enum Action {
     WhoAmI,
     /// Status of the installation.
     StatusRead,
-    /// Create, delete accounts.
+    /// Create, suspend, delete accounts.
     AccountWrite,
+    /// Change an account's name, contact and age policy.
+    AccountUpdate,
     /// Show, list accounts.
     AccountRead,
     /// Create an account token of this role.
     AccountTokenCreate(Role),
-    /// Revoke, delete account tokens.
+    /// Change, rotate, end, delete account tokens.
     AccountTokenWrite,
     /// Show, list account tokens.
     AccountTokenRead,
     /// Create volume tokens.
     VolumeTokenCreate,
-    /// Revoke, delete volume tokens.
+    /// Change, rotate, end, delete volume tokens.
     VolumeTokenWrite,
     /// Show, list volume tokens.
     VolumeTokenRead,
-    /// Create, delete volumes.
+    /// Create, change, delete volumes.
     VolumeWrite,
     /// Show, list volumes.
     VolumeRead,
-    /// Create, delete meta stores, block stores, meta tokens.
+    /// Create, delete meta stores, block stores.
     StoreWrite,
     /// Show, list meta stores and block stores.
     StoreRead,
     /// Show, list meta tokens.
     MetaTokenRead,
-    /// Revoke, delete meta tokens.
+    /// Change, rotate, end, delete meta tokens.
     MetaTokenWrite,
     /// DescribeMount: a volume token about itself.
     MountDescribe,
@@ -48,8 +50,14 @@ pub enum Action {
     ServerDescribe,
     /// Register, list placed volumes, validate, watch: metadata servers.
     Authority,
+    /// List live mounts.
+    SessionRead,
     /// Revoke the very token that calls.
     SelfRevoke,
+    /// Rotate the very token that calls.
+    SelfRotate,
+    /// Trade the claim code that calls for its token.
+    ClaimRedeem,
 }
 
 /// On what.
@@ -129,6 +137,15 @@ pub fn authorize(principal: &Principal, action: Action, resource: Resource) -> R
                 }
             }
         }
+        Principal::Claim { .. } => {
+            check_kind(action, Holder::Claim)?;
+            match resource {
+                Resource::Installation => {}
+                Resource::Account(_) | Resource::Volume(..) => {
+                    return Err(Code::ScopeMissing.into());
+                }
+            }
+        }
     }
     Ok(Permit { action, resource })
 }
@@ -164,9 +181,10 @@ pub fn authorize_mint(
                 volumes: Vec::new(),
             }
         }
-        Principal::Account { .. } | Principal::Volume { .. } | Principal::Meta { .. } => {
-            principal.clone()
-        }
+        Principal::Account { .. }
+        | Principal::Volume { .. }
+        | Principal::Meta { .. }
+        | Principal::Claim { .. } => principal.clone(),
     };
     authorize(&unlimited, action, resource)
 }
@@ -177,15 +195,18 @@ enum Holder {
     Account,
     Volume,
     Meta,
+    Claim,
 }
 
 fn check_kind(action: Action, holder: Holder) -> Result<()> {
     let allowed = match action {
-        Action::WhoAmI | Action::SelfRevoke => true,
+        Action::WhoAmI | Action::SelfRevoke | Action::SelfRotate => holder != Holder::Claim,
+        Action::ClaimRedeem => holder == Holder::Claim,
         Action::MountDescribe => holder == Holder::Volume,
         Action::ServerDescribe | Action::Authority => holder == Holder::Meta,
         Action::StatusRead
         | Action::AccountWrite
+        | Action::AccountUpdate
         | Action::AccountRead
         | Action::AccountTokenCreate(_)
         | Action::AccountTokenWrite
@@ -195,6 +216,7 @@ fn check_kind(action: Action, holder: Holder) -> Result<()> {
         | Action::VolumeTokenRead
         | Action::VolumeWrite
         | Action::VolumeRead
+        | Action::SessionRead
         | Action::StoreWrite
         | Action::StoreRead
         | Action::MetaTokenRead
@@ -220,8 +242,8 @@ fn check_scope(role: Role, own: AccountId, volumes: &[VolumeId], resource: Resou
 fn check_role(role: Role, action: Action) -> Result<()> {
     use Role::{Auditor, Metrics, Operator, Owner, Provisioner, System, Viewer};
     let allowed = match action {
-        // For every valid token; whoever fears for it can end it.
-        Action::WhoAmI | Action::SelfRevoke => true,
+        // For every valid token; whoever fears for it can end or renew it.
+        Action::WhoAmI | Action::SelfRevoke | Action::SelfRotate => true,
         // Versions, addresses and lag: no tenant's data.
         Action::StatusRead => matches!(role, System | Owner | Operator | Viewer | Metrics),
         Action::AccountWrite | Action::StoreWrite => matches!(role, System),
@@ -230,16 +252,19 @@ fn check_role(role: Role, action: Action) -> Result<()> {
             matches!(role, System | Owner | Operator | Viewer)
         }
         Action::AccountTokenCreate(minted) => matches!(role, System | Owner) && role.covers(minted),
-        Action::AccountTokenWrite => matches!(role, System | Owner),
+        Action::AccountTokenWrite | Action::AccountUpdate => matches!(role, System | Owner),
         Action::VolumeWrite | Action::VolumeTokenCreate | Action::VolumeTokenWrite => {
             matches!(role, System | Owner | Operator | Provisioner)
         }
         // Whoever makes volumes must be able to choose stores.
-        Action::VolumeRead | Action::VolumeTokenRead | Action::StoreRead => {
+        Action::VolumeRead | Action::VolumeTokenRead | Action::SessionRead | Action::StoreRead => {
             matches!(role, System | Owner | Operator | Viewer | Provisioner)
         }
         // Refused before, by kind.
-        Action::MountDescribe | Action::ServerDescribe | Action::Authority => false,
+        Action::MountDescribe
+        | Action::ServerDescribe
+        | Action::Authority
+        | Action::ClaimRedeem => false,
     };
     // Named here so that a new role cannot be forgotten above.
     match role {
@@ -254,8 +279,15 @@ fn check_role(role: Role, action: Action) -> Result<()> {
 /// Things of accounts asked for over the whole installation are for `system`.
 fn check_place(role: Role, action: Action, resource: Resource) -> Result<()> {
     let installation_wide = match action {
-        Action::WhoAmI | Action::SelfRevoke | Action::StatusRead | Action::StoreRead => false,
+        Action::WhoAmI
+        | Action::SelfRevoke
+        | Action::SelfRotate
+        | Action::ClaimRedeem
+        | Action::StatusRead
+        | Action::StoreRead => false,
         Action::AccountWrite
+        | Action::AccountUpdate
+        | Action::SessionRead
         | Action::AccountRead
         | Action::AccountTokenCreate(_)
         | Action::AccountTokenWrite
@@ -288,20 +320,28 @@ fn check_limits(volumes: &[VolumeId], action: Action, resource: Resource) -> Res
         Resource::Account(_) | Resource::Installation => false,
     };
     let allowed = match action {
-        Action::WhoAmI | Action::SelfRevoke | Action::StatusRead | Action::StoreRead => true,
-        Action::AccountRead => true,
+        Action::WhoAmI
+        | Action::SelfRevoke
+        | Action::SelfRotate
+        | Action::StatusRead
+        | Action::StoreRead
+        | Action::AccountRead => true,
         // Listings: the service leaves out other volumes.
-        Action::VolumeRead | Action::VolumeTokenRead => resource != Resource::Installation,
+        Action::VolumeRead | Action::VolumeTokenRead | Action::SessionRead => {
+            resource != Resource::Installation
+        }
         Action::VolumeTokenCreate | Action::VolumeTokenWrite | Action::VolumeWrite => on_its_volume,
         // Through `authorize_mint` only, which knows the new token's limits.
         Action::AccountTokenCreate(_) => false,
         Action::AccountTokenWrite | Action::AccountTokenRead => false,
         Action::AccountWrite
+        | Action::AccountUpdate
         | Action::StoreWrite
         | Action::MetaTokenRead
         | Action::MetaTokenWrite
         | Action::MountDescribe
         | Action::ServerDescribe
+        | Action::ClaimRedeem
         | Action::Authority => false,
     };
     if allowed {

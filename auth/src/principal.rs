@@ -123,6 +123,11 @@ pub enum Principal {
         /// Its meta store.
         meta_store: StoreId,
     },
+    /// A machine that holds a claim code.
+    Claim {
+        /// The token that the code stands for.
+        token_id: TokenId,
+    },
 }
 
 impl Principal {
@@ -132,7 +137,8 @@ impl Principal {
         match self {
             Principal::Account { token_id, .. }
             | Principal::Volume { token_id, .. }
-            | Principal::Meta { token_id, .. } => *token_id,
+            | Principal::Meta { token_id, .. }
+            | Principal::Claim { token_id } => *token_id,
         }
     }
 }

@@ -52,7 +52,8 @@ impl TokenKind {
     }
 
     /// As it stands in a sentence.
-    const fn with_article(self) -> &'static str {
+    #[must_use]
+    pub const fn with_article(self) -> &'static str {
         match self {
             TokenKind::Account => "an account",
             TokenKind::Volume => "a volume",

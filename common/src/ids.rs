@@ -91,6 +91,10 @@ uuid_id!(
     /// A metadata server, durable over restarts.
     ServerId
 );
+uuid_id!(
+    /// One request that changes something: a repetition has the same.
+    RequestId
+);
 
 /// An inode number: a keyed permutation of a counter, never reused. 0 and 1
 /// are never given out (1 is what the kernel calls the root of a mount).

@@ -71,15 +71,14 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
         tracing::info!(path = %bootstrap::token_path(&home).display(), "the system token is here");
     }
     let registry = Arc::new(Registry::default());
-    let service = Arc::new(Service::new(
-        store.clone(),
-        Arc::clone(&verify),
-        Arc::clone(&ca),
-        Arc::clone(&registry),
-    ));
+    let service = Arc::new(Service::new(store.clone(), verify, Arc::clone(&ca), registry));
     let stop = CancellationToken::new();
     let follow = tokio::spawn(poll::follow(store.clone(), stop.clone()));
-    let write_back = tokio::spawn(poll::write_back(store.clone(), registry, verify, stop.clone()));
+    let write_back = tokio::spawn(poll::write_back(
+        Arc::clone(&service),
+        settings.token_retention,
+        stop.clone(),
+    ));
     let no_ssl = settings.tls == TlsSettings::Off;
     if no_ssl {
         tracing::warn!("listening without TLS: tokens can be read on the way");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Registry;
+use crate::service::Service;
 use crate::store::{Kind, Store};
 use crate::verify::Verify;
 
@@ -18,6 +18,9 @@ const POLL: Duration = Duration::from_millis(500);
 const FLUSH_SHARED: Duration = Duration::from_millis(100);
 /// … and when only a restart needs them.
 const FLUSH_ALONE: Duration = Duration::from_secs(10);
+
+/// How often what ended long ago is looked for.
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Follows the database until `stop`. A failure of the database is told once
 /// and tried again.
@@ -41,13 +44,9 @@ pub async fn follow(store: Store, stop: CancellationToken) {
 }
 
 /// Writes acknowledgements, last-used times and refusals now and then, and at
-/// the end.
-pub async fn write_back(
-    store: Store,
-    registry: Arc<Registry>,
-    verify: Arc<Verify>,
-    stop: CancellationToken,
-) {
+/// the end; purges what ended longer than `retention` ago.
+pub async fn write_back(service: Arc<Service>, retention: Duration, stop: CancellationToken) {
+    let (store, registry, verify) = (service.store(), service.registry(), service.verifier());
     let every = match store.kind() {
         Kind::Sqlite => FLUSH_ALONE,
         Kind::Postgres => FLUSH_SHARED,
@@ -55,15 +54,27 @@ pub async fn write_back(
     let mut acknowledgements = tokio::time::interval(every);
     let mut used = tokio::time::interval(Verify::FLUSH_EVERY);
     let mut refused = tokio::time::interval(Verify::REFUSED_EVERY);
+    let mut purge = tokio::time::interval(PURGE_EVERY);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = acknowledgements.tick() => told("acknowledgements", registry.flush(&store).await),
-            _ = used.tick() => told("last-used times", verify.flush_used().await),
-            _ = refused.tick() => told("refusals", verify.flush_refused().await),
+            _ = acknowledgements.tick() => told("acknowledgements", registry.flush(store).await),
+            _ = used.tick() => {
+                told("last-used times", verify.flush_used().await);
+                told("live mounts", service.note_live_sessions().await);
+            }
+            _ = refused.tick() => {
+                told("refusals", verify.flush_refused().await);
+                told("last-used times", verify.flush_urgent().await);
+            }
+            _ = purge.tick() => match service.purge(retention).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "tokens that ended long ago were purged"),
+                Err(error) => told("purges", Err(error)),
+            },
         }
     }
-    told("acknowledgements", registry.flush(&store).await);
+    told("acknowledgements", registry.flush(store).await);
     told("last-used times", verify.flush_used().await);
     told("refusals", verify.flush_refused().await);
 }

@@ -106,7 +106,7 @@ async fn run(
     loop {
         tokio::select! {
             request = requests.next() => match request {
-                Some(Ok(request)) => subscription.acknowledged(request)?,
+                Some(Ok(request)) => subscription.acknowledged(request).await?,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
@@ -211,9 +211,20 @@ impl Subscription {
             .map_err(|_| Error::new(Code::DeadlineExceeded, "the subscriber takes no events"))
     }
 
-    fn acknowledged(&self, request: v1::WatchRequest) -> Result<()> {
-        let Some(v1::watch_request::Body::Ack(ack)) = request.body else {
-            return Err(Error::new(Code::ProtocolInvalid, "only acknowledgements follow `start`"));
+    async fn acknowledged(&self, request: v1::WatchRequest) -> Result<()> {
+        let ack = match request.body {
+            Some(v1::watch_request::Body::Ack(ack)) => ack,
+            Some(v1::watch_request::Body::Sessions(report)) => {
+                // A failure ends the stream: the server reports all of its
+                // sessions when it subscribes again.
+                return self.service.note_sessions(&self.store, &self.server, report).await;
+            }
+            Some(v1::watch_request::Body::Start(_)) | None => {
+                return Err(Error::new(
+                    Code::ProtocolInvalid,
+                    "only acknowledgements and reports follow `start`",
+                ));
+            }
         };
         if ack.revision > self.sent || ack.cuts.len() > CUTS_PER_ACK {
             return Err(Error::new(

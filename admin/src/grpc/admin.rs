@@ -6,7 +6,7 @@ use flexfs_proto::v1::admin_service_server::AdminService;
 use flexfs_proto::v1::{self, DeleteReply};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{convert, parts, refused, whole};
+use super::{convert, identified, parts, refused, whole};
 use crate::model::{MetaStore, TokenRecord, Volume};
 use crate::service::stores::ShownMetaStore;
 use crate::service::tokens::ShownToken;
@@ -18,7 +18,7 @@ pub(super) struct Admin(pub(super) Arc<Service>);
 /// and how its outcome becomes the reply.
 macro_rules! call {
     ($self:ident, $request:ident, $function:ident, $encode:expr) => {{
-        let (caller, message) = parts($request).map_err(|e| refused(&e))?;
+        let (caller, message) = identified($request).map_err(|e| refused(&e))?;
         let work = |service: Arc<Service>, caller: Caller| async move {
             service.$function(&caller, message).await
         };
@@ -96,23 +96,21 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::CreateAccountTokenRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        call!(self, request, create_account_token, |token| convert::token(&token, ""))
+        call!(self, request, create_account_token, convert::listed)
     }
 
     async fn create_volume_token(
         &self,
         request: Request<v1::CreateVolumeTokenRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        call!(self, request, create_volume_token, |(token, name): (_, String)| {
-            convert::token(&token, &name)
-        })
+        call!(self, request, create_volume_token, convert::listed)
     }
 
     async fn get_token(
         &self,
         request: Request<v1::GetTokenRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        call!(self, request, get_token, |(token, name): (_, String)| convert::token(&token, &name))
+        call!(self, request, get_token, convert::listed)
     }
 
     async fn list_tokens(
@@ -120,7 +118,7 @@ impl AdminService for Admin {
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensReply>, Status> {
         call!(self, request, list_tokens, |(items, next_page): (Vec<ShownToken>, _)| {
-            let items = items.iter().map(|(token, name)| convert::token(token, name)).collect();
+            let items = items.into_iter().map(convert::listed).collect();
             v1::ListTokensReply { items, next_page }
         })
     }
@@ -242,93 +240,93 @@ impl AdminService for Admin {
 
     async fn update_account(
         &self,
-        _request: Request<v1::UpdateAccountRequest>,
+        request: Request<v1::UpdateAccountRequest>,
     ) -> Result<Response<v1::Account>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, update_account, convert::account)
     }
 
     async fn disable_account(
         &self,
-        _request: Request<v1::DisableAccountRequest>,
+        request: Request<v1::DisableAccountRequest>,
     ) -> Result<Response<v1::RevokeReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, disable_account, convert::revoked)
     }
 
     async fn enable_account(
         &self,
-        _request: Request<v1::GetRequest>,
+        request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Account>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, enable_account, convert::account)
     }
 
     async fn revoke_tokens(
         &self,
-        _request: Request<v1::RevokeTokensRequest>,
+        request: Request<v1::RevokeTokensRequest>,
     ) -> Result<Response<v1::RevokeTokensReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, revoke_tokens, convert::bulk_revoked)
     }
 
     async fn update_token(
         &self,
-        _request: Request<v1::UpdateTokenRequest>,
+        request: Request<v1::UpdateTokenRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, update_token, convert::listed)
     }
 
     async fn disable_token(
         &self,
-        _request: Request<v1::DisableTokenRequest>,
+        request: Request<v1::DisableTokenRequest>,
     ) -> Result<Response<v1::RevokeReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, disable_token, convert::revoked)
     }
 
     async fn enable_token(
         &self,
-        _request: Request<v1::GetTokenRequest>,
+        request: Request<v1::GetTokenRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, enable_token, convert::listed)
     }
 
     async fn rotate_token(
         &self,
-        _request: Request<v1::RotateTokenRequest>,
+        request: Request<v1::RotateTokenRequest>,
     ) -> Result<Response<v1::RotateReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, rotate_token, convert::rotated)
     }
 
     async fn get_rotation(
         &self,
-        _request: Request<v1::GetTokenRequest>,
+        request: Request<v1::GetTokenRequest>,
     ) -> Result<Response<v1::Rotation>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, get_rotation, convert::rotation)
     }
 
     async fn finish_rotation(
         &self,
-        _request: Request<v1::FinishRotationRequest>,
+        request: Request<v1::FinishRotationRequest>,
     ) -> Result<Response<v1::RotateReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, finish_rotation, convert::rotated)
     }
 
     async fn redeem_claim(
         &self,
-        _request: Request<v1::RedeemClaimRequest>,
+        request: Request<v1::RedeemClaimRequest>,
     ) -> Result<Response<v1::Token>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, redeem_claim, convert::listed)
     }
 
     async fn update_volume(
         &self,
-        _request: Request<v1::UpdateVolumeRequest>,
+        request: Request<v1::UpdateVolumeRequest>,
     ) -> Result<Response<v1::Volume>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, update_volume, convert::volume)
     }
 
     async fn list_sessions(
         &self,
-        _request: Request<v1::ListSessionsRequest>,
+        request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        call!(self, request, list_sessions, convert::sessions)
     }
 
     async fn describe_mount(

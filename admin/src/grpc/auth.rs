@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use flexfs_auth::bearer;
+use flexfs_auth::token::TokenKind;
 use flexfs_common::{Code, Error, Result, status};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use tower::{Layer, Service as TowerService};
 
 use crate::service::{Caller, Service, methods};
+use crate::verify::Showing;
 
 /// The address of the other side, put on each request by the server.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,11 @@ async fn caller(
         .ok_or_else(|| Error::new(Code::Unsupported, "there is no such method"))?;
     if !method.kinds.contains(&token.kind()) {
         return Err(Code::TokenWrongKind.into());
+    }
+    if token.kind() == TokenKind::Claim {
+        let showing = Showing { from: source, ..Showing::default() };
+        let verified = service.verifier().verify_claim(&token, &showing).await?;
+        return Ok(Caller::new(verified, source, method));
     }
     let verified = service.verifier().verify(&token, source).await?;
     if verified.standing.token.grant.kind() != token.kind() {

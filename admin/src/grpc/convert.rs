@@ -5,10 +5,16 @@ use flexfs_common::{clock, wire};
 use flexfs_proto::v1;
 use jiff::Timestamp;
 
-use crate::model::{Account, BlockStore, Grant, MetaServer, MetaStore, TokenRecord, Volume};
+use crate::model::{
+    Account, BlockStore, Grant, LiveSession, MetaServer, MetaStore, SecretRecord, SecretUse,
+    TokenRecord, Volume,
+};
 use crate::service::authority::{Checked, Placed, Registered, Validated, reachable};
+use crate::service::bulk::BulkRevoked;
 use crate::service::describe::{MountPlace, Status};
-use crate::service::revoke::Revoked;
+use crate::service::revoke::{MetaAnswer, Revoked, Settled};
+use crate::service::rotate::{Rotated, Rotation};
+use crate::store::tokens::Listed;
 
 fn at(time: Timestamp) -> Option<v1::Timestamp> {
     Some(wire::timestamp_to_wire(time))
@@ -25,10 +31,21 @@ pub(super) fn account(account: Account) -> v1::Account {
         email: account.email,
         state: account.state.to_string(),
         created_at: at(account.created_at),
-        max_token_age_seconds: 0,
+        max_token_age_seconds: account.max_token_age,
     }
 }
 
+pub(super) fn listed(listed: Listed) -> v1::Token {
+    let overdue = listed.is_overdue(clock::wall_now());
+    v1::Token {
+        live_secrets: listed.live_secrets,
+        overdue,
+        claim_expires_at: maybe(listed.claim_expires_at),
+        ..token(&listed.token, &listed.volume_name)
+    }
+}
+
+/// One that was just made with its first secret.
 pub(super) fn token(token: &TokenRecord, volume_name: &str) -> v1::Token {
     let mut out = v1::Token {
         id: token.id.to_string(),
@@ -39,7 +56,16 @@ pub(super) fn token(token: &TokenRecord, volume_name: &str) -> v1::Token {
         created_at: at(token.created_at),
         expires_at: maybe(token.expires_at),
         not_before: maybe(token.not_before),
-        last_used_at: maybe(token.last_used_at),
+        last_used_at: maybe(token.used.last_at),
+        last_used_from: token.used.last_from.clone(),
+        last_used_host: token.used.last_host.clone(),
+        uses: token.used.count,
+        idle_seconds: token.idle_seconds,
+        disabled_at: maybe(token.disabled_at),
+        created_by: token.created_by.map(|id| id.to_string()).unwrap_or_default(),
+        rotated_at: at(token.rotated_at),
+        revoke_reason: token.revoke_reason.clone(),
+        live_secrets: 1,
         revoked_at: maybe(token.revoked_at),
         notes: token.notes.clone(),
         cidrs: token.cidrs.iter().map(ToString::to_string).collect(),
@@ -107,20 +133,100 @@ pub(super) fn volume(volume: Volume) -> v1::Volume {
     }
 }
 
-pub(super) fn revoked(revoked: Revoked) -> v1::RevokeReply {
-    let metas = revoked.metas.into_iter().map(|answer| v1::RevokeMeta {
+fn metas(settled: Settled) -> Vec<v1::RevokeMeta> {
+    let meta = |answer: MetaAnswer| v1::RevokeMeta {
         id: answer.id.to_string(),
         acknowledged: answer.after.is_some(),
         millis: answer
             .after
             .map_or(0, |after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX)),
-    });
+    };
+    settled.metas.into_iter().map(meta).collect()
+}
+
+pub(super) fn revoked(revoked: Revoked) -> v1::RevokeReply {
     v1::RevokeReply {
-        id: revoked.id.to_string(),
+        id: revoked.id,
         revision: revoked.revision,
-        sessions_cut: revoked.sessions_cut,
-        metas: metas.collect(),
+        sessions_cut: revoked.settled.sessions_cut,
+        metas: metas(revoked.settled),
     }
+}
+
+pub(super) fn bulk_revoked(revoked: BulkRevoked) -> v1::RevokeTokensReply {
+    v1::RevokeTokensReply {
+        items: revoked.items.into_iter().map(listed).collect(),
+        kept: revoked.kept.iter().map(ToString::to_string).collect(),
+        revision: revoked.revision,
+        sessions_cut: revoked.settled.sessions_cut,
+        metas: metas(revoked.settled),
+        next_page: revoked.next_page,
+    }
+}
+
+pub(super) fn rotation(rotation: Rotation) -> v1::Rotation {
+    let now = rotation.now;
+    v1::Rotation {
+        token: Some(listed(rotation.shown)),
+        secrets: rotation.secrets.into_iter().map(|(s, hosts)| secret(s, hosts, now)).collect(),
+    }
+}
+
+pub(super) fn rotated(rotated: Rotated) -> v1::RotateReply {
+    v1::RotateReply {
+        rotation: Some(rotation(rotated.rotation)),
+        ended: Some(revoked(rotated.ended)),
+    }
+}
+
+fn secret(secret: SecretRecord, hosts: Vec<SecretUse>, now: Timestamp) -> v1::Secret {
+    let state = if !secret.live(now) {
+        "ended"
+    } else if secret.expires_at.is_some() {
+        "ending"
+    } else {
+        "live"
+    };
+    v1::Secret {
+        id: secret.id.to_string(),
+        last4: secret.last4,
+        state: state.to_owned(),
+        created_at: at(secret.created_at),
+        expires_at: maybe(secret.expires_at),
+        retired_at: maybe(secret.retired_at),
+        last_used_at: maybe(secret.last_used_at),
+        uses: secret.uses,
+        hosts: hosts.into_iter().map(secret_use).collect(),
+    }
+}
+
+fn secret_use(host: SecretUse) -> v1::SecretUse {
+    v1::SecretUse {
+        host_name: host.host,
+        address: host.address,
+        last_used_at: at(host.last_used_at),
+        uses: host.uses,
+        sessions: host.sessions,
+    }
+}
+
+pub(super) fn sessions(
+    (items, next_page): (Vec<(LiveSession, String)>, String),
+) -> v1::ListSessionsReply {
+    let items = items.into_iter().map(|(session, volume_name)| v1::Session {
+        id: session.id.to_string(),
+        volume_id: session.volume_id.to_string(),
+        volume_name,
+        token_id: session.token_id.to_string(),
+        secret_id: session.secret_id.to_string(),
+        mount_path: session.mount_path,
+        host_name: session.host,
+        dir: session.dir,
+        address: session.address,
+        server_id: session.server.to_string(),
+        opened_at: at(session.opened_at),
+    });
+    v1::ListSessionsReply { items: items.collect(), next_page }
 }
 
 pub(super) fn who((token, account): (TokenRecord, Option<Account>)) -> v1::WhoAmIReply {
@@ -236,7 +342,7 @@ pub(super) fn validated(validated: Validated) -> v1::ValidateVolumeTokenReply {
         mount_path,
         valid_millis: validated.valid_millis,
         revision: validated.revision,
-        idle_millis: 0,
+        idle_millis: validated.token.idle_seconds.saturating_mul(1000),
     }
 }
 

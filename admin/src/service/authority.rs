@@ -18,8 +18,8 @@ use crate::audit::Entry;
 use crate::model::{BlockStore, MetaServer, MetaStore, TokenRecord, Volume};
 use crate::store::changes::Change;
 use crate::store::tokens::Standing;
-use crate::store::{Sql, blocks, feed, metas, tokens, volumes};
-use crate::verify::refusal;
+use crate::store::{Sql, blocks, feed, metas, volumes};
+use crate::verify::{Showing, refusal};
 
 /// Servers that can register in one meta store.
 const SERVERS_PER_STORE: usize = 256;
@@ -74,7 +74,9 @@ fn own_store(caller: &Caller) -> Result<StoreId> {
     caller.permit(Resource::Installation)?;
     match &caller.principal {
         Principal::Meta { meta_store, .. } => Ok(meta_store.clone()),
-        Principal::Account { .. } | Principal::Volume { .. } => Err(Code::TokenWrongKind.into()),
+        Principal::Account { .. } | Principal::Volume { .. } | Principal::Claim { .. } => {
+            Err(Code::TokenWrongKind.into())
+        }
     }
 }
 
@@ -195,7 +197,9 @@ impl Service {
         let revision = feed::head(reader.as_mut()).await?.revision;
         // Of another meta store = as if unknown: a stolen meta token finds out
         // nothing about the tokens of others, not even that they are good.
-        let verified = self.verify.verify_placed(&token, peer, &store).await?;
+        let showing = Showing { from: peer, host: &request.host_name, store: Some(&store) };
+        let verified = self.verify.verify_shown(&token, &showing).await?;
+        let secret_id = verified.secret_id.ok_or(Code::TokenUnknown)?;
         let record = verified.standing.token.clone();
         let volume_id = record.volume_id().ok_or(Code::TokenUnknown)?;
         let volume = volumes::by_id(reader.as_mut(), volume_id).await?.ok_or(Code::TokenUnknown)?;
@@ -203,10 +207,10 @@ impl Service {
             check_volume(&volume, &request.volume)?;
         }
         let block_store = block_store_of(reader.as_mut(), &volume).await?;
-        let valid_millis = millis_left(&verified.standing, verified.secret_id);
+        let valid_millis = millis_left(&verified.standing, secret_id);
         Ok(Validated {
             token: record,
-            secret_id: verified.secret_id,
+            secret_id,
             volume: (volume, block_store),
             valid_millis,
             revision,
@@ -230,7 +234,7 @@ impl Service {
         let revision = feed::head(reader.as_mut()).await?.revision;
         let mut checked = Vec::with_capacity(request.tokens.len());
         for ask in request.tokens {
-            let outcome = check_one(reader.as_mut(), &store, &ask).await;
+            let outcome = self.check_one(reader.as_mut(), &store, &ask).await;
             if let Err(error) = &outcome
                 && error.code() == Code::DatabaseFailed
             {
@@ -239,6 +243,29 @@ impl Service {
             checked.push(Checked { token_id: ask.token_id, secret_id: ask.secret_id, outcome });
         }
         Ok((checked, revision))
+    }
+
+    async fn check_one(
+        &self,
+        sql: &mut dyn Sql,
+        store: &StoreId,
+        ask: &v1::TokenCheck,
+    ) -> Result<(TokenRecord, u64)> {
+        let token = whole_id::<TokenId>(&ask.token_id).ok_or(Code::TokenUnknown)?;
+        let secret = whole_id::<SecretId>(&ask.secret_id).ok_or(Code::TokenUnknown)?;
+        let standing = self
+            .verify
+            .standing(sql, token)
+            .await?
+            .filter(|s| s.token.volume_id().is_some() && s.meta_store.as_ref() == Some(store))
+            .ok_or(Code::TokenUnknown)?;
+        // Addresses are checked when a session opens, by the address it has then.
+        match refusal(&standing, Some(secret), clock::wall_now(), None) {
+            None | Some(Code::TokenSourceDenied) => {}
+            Some(code) => return Err(code.into()),
+        }
+        let left = millis_left(&standing, secret);
+        Ok((standing.token, left))
     }
 
     /// The meta store of a Watch, after checking that the server is its own.
@@ -258,26 +285,6 @@ impl Service {
             .ok_or_else(|| Error::new(Code::MetaUnregistered, "register this server first"))?;
         Ok((store, server))
     }
-}
-
-async fn check_one(
-    sql: &mut dyn Sql,
-    store: &StoreId,
-    ask: &v1::TokenCheck,
-) -> Result<(TokenRecord, u64)> {
-    let token = whole_id::<TokenId>(&ask.token_id).ok_or(Code::TokenUnknown)?;
-    let secret = whole_id::<SecretId>(&ask.secret_id).ok_or(Code::TokenUnknown)?;
-    let standing = tokens::standing(sql, token)
-        .await?
-        .filter(|s| s.token.volume_id().is_some() && s.meta_store.as_ref() == Some(store))
-        .ok_or(Code::TokenUnknown)?;
-    // Addresses are checked when a session opens, by the address it has then.
-    match refusal(&standing, secret, clock::wall_now(), None) {
-        None | Some(Code::TokenSourceDenied) => {}
-        Some(code) => return Err(code.into()),
-    }
-    let left = millis_left(&standing, secret);
-    Ok((standing.token, left))
 }
 
 /// Until the token or the secret ends, whichever is first; 0 = no end.

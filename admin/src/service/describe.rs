@@ -45,7 +45,7 @@ impl Service {
             Principal::Account { account_id, .. } | Principal::Volume { account_id, .. } => {
                 accounts::by_id(self.store.reader().as_mut(), account_id).await?
             }
-            Principal::Meta { .. } => None,
+            Principal::Meta { .. } | Principal::Claim { .. } => None,
         };
         Ok((caller.verified.standing.token.clone(), account))
     }
@@ -62,7 +62,9 @@ impl Service {
             Principal::Account { account_id, .. } | Principal::Volume { account_id, .. } => {
                 Some(*account_id)
             }
-            Principal::Meta { .. } => return Err(Code::RoleForbidden.into()),
+            Principal::Meta { .. } | Principal::Claim { .. } => {
+                return Err(Code::RoleForbidden.into());
+            }
         };
         let mut reader = self.store.reader();
         let head = feed::head(reader.as_mut()).await?;

@@ -2,6 +2,7 @@
 //! among what the caller may see. What is not yours is not found.
 
 use flexfs_auth::policy::{Action, Permit, Resource, authorize};
+use flexfs_auth::principal::Principal;
 use flexfs_auth::token::TokenKind;
 use flexfs_common::ids::{AccountId, TokenId, VolumeId};
 use flexfs_common::name::VolumeName;
@@ -9,7 +10,7 @@ use flexfs_common::{Code, Error, Result};
 
 use super::input::{id_range, whole_id};
 use super::{Caller, Service, hidden};
-use crate::model::{Account, AccountState, TokenRecord, Volume};
+use crate::model::{Account, AccountState, Grant, TokenRecord, Volume};
 use crate::store::volumes::Visible;
 use crate::store::{Sql, accounts, tokens, volumes};
 
@@ -60,6 +61,53 @@ impl Service {
         Ok((volume, permit))
     }
 
+    /// What a request that changes a token is about. The caller's own token is
+    /// asked for by its whole id, and what `own` names is allowed on it.
+    pub(super) async fn wanted<'r>(
+        &self,
+        caller: &Caller,
+        (kind, id): (&str, &'r str),
+        account_id: &str,
+        own: Option<Action>,
+    ) -> Result<Wanted<'r>> {
+        let kind = TokenKind::from_name(kind)?;
+        if let Some(action) = own
+            && is_own_token(caller, kind, id)
+        {
+            authorize(&caller.principal, action, own_resource(caller))?;
+            return Ok(Wanted { kind, id, account: None });
+        }
+        match caller.principal {
+            Principal::Account { .. } => {
+                let account = Some(self.account_of(caller, account_id).await?);
+                Ok(Wanted { kind, id, account })
+            }
+            // Mounts and metadata servers change their own token, no other.
+            Principal::Volume { .. } | Principal::Meta { .. } | Principal::Claim { .. } => {
+                Err(Code::TokenNotFound.into())
+            }
+        }
+    }
+
+    /// The token of [`Service::wanted`], which is not stronger than the
+    /// caller's.
+    pub(super) async fn target(
+        &self,
+        sql: &mut dyn Sql,
+        caller: &Caller,
+        wanted: &Wanted<'_>,
+    ) -> Result<TokenRecord> {
+        let Some(account) = wanted.account else {
+            return tokens::by_id(sql, caller.token_id())
+                .await?
+                .ok_or_else(|| Code::TokenNotFound.into());
+        };
+        let (token, _permit) =
+            self.find_token(sql, caller, wanted.kind, account, wanted.id).await?;
+        check_covers(caller, &token)?;
+        Ok(token)
+    }
+
     /// The token of a kind that is meant, and the permit for it.
     pub(super) async fn find_token(
         &self,
@@ -103,6 +151,52 @@ impl Service {
     }
 }
 
+/// See [`Service::wanted`].
+pub(super) struct Wanted<'r> {
+    /// Of this kind.
+    pub(super) kind: TokenKind,
+    /// As it was typed.
+    id: &'r str,
+    /// Whose; `None` = it is the caller's own token.
+    account: Option<AccountId>,
+}
+
+impl Wanted<'_> {
+    /// Is it the caller's own token?
+    pub(super) fn is_own(&self) -> bool {
+        self.account.is_none()
+    }
+}
+
+fn own_resource(caller: &Caller) -> Resource {
+    match &caller.principal {
+        Principal::Account { account_id, .. } => Resource::Account(*account_id),
+        Principal::Volume { account_id, volume_id, .. } => {
+            Resource::Volume(*account_id, *volume_id)
+        }
+        Principal::Meta { .. } | Principal::Claim { .. } => Resource::Installation,
+    }
+}
+
+/// Nobody changes or ends a token that is stronger than his own.
+pub(super) fn check_covers(caller: &Caller, token: &TokenRecord) -> Result<()> {
+    match (&caller.principal, &token.grant) {
+        (Principal::Account { role, .. }, Grant::Account { role: other, .. })
+            if !role.covers(*other) =>
+        {
+            Err(Error::new(
+                Code::RoleForbidden,
+                format!(
+                    "the role {} does not change tokens of the role {}",
+                    role.name(),
+                    other.name()
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// By id, prefix or name.
 async fn volume_by_text(
     sql: &mut dyn Sql,
@@ -140,7 +234,7 @@ pub(super) async fn find_account(sql: &mut dyn Sql, text: &str) -> Result<Accoun
 }
 
 /// A token by its whole id, for rules that compare it with the caller's own.
-pub(super) fn is_own_token(caller: &Caller, kind: TokenKind, text: &str) -> bool {
+fn is_own_token(caller: &Caller, kind: TokenKind, text: &str) -> bool {
     let own = &caller.verified.standing.token;
     own.grant.kind() == kind && whole_id::<TokenId>(text) == Some(own.id)
 }

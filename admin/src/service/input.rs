@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use flexfs_auth::token::{Token, TokenKind};
+use flexfs_common::flags::{self, Owner};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Kind, Result, limits, tls, wire};
 use flexfs_proto::v1;
@@ -17,6 +18,8 @@ const LIST_MAX_LEN: usize = 64;
 const ACCOUNT_NAME_MAX_LEN: usize = 64;
 /// Characters of an e-mail address (RFC 5321 section 4.5.3.1.3).
 const EMAIL_MAX_LEN: usize = 254;
+/// Seconds of a hundred years.
+const SPAN_MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// Characters of other short texts: buckets, regions, endpoints.
 const TEXT_MAX_LEN: usize = 1024;
 
@@ -106,6 +109,41 @@ pub(super) fn life(
         return Err(bad("the token would expire before it begins"));
     }
     Ok((not_before, expires_at))
+}
+
+/// A number that the databases can keep.
+pub(super) fn count(what: &str, value: u64) -> Result<u64> {
+    if i64::try_from(value).is_err() {
+        return Err(bad(format!("{what} is too large")));
+    }
+    Ok(value)
+}
+
+/// Seconds of an age or an idle time: at most a hundred years.
+pub(super) fn span(what: &str, seconds: u64) -> Result<u64> {
+    if seconds > SPAN_MAX_SECONDS {
+        return Err(bad(format!("{what} is longer than a hundred years")));
+    }
+    Ok(seconds)
+}
+
+/// An idle end in seconds; 0 = none.
+pub(super) fn idle(seconds: u64) -> Result<u64> {
+    let least = limits::IDLE_MIN.as_secs();
+    if seconds != 0 && seconds < least {
+        return Err(bad(format!(
+            "an idle time is at least {least} s: uses are written in batches"
+        )));
+    }
+    span("the idle time", seconds)
+}
+
+/// Restrictions of a token by name.
+pub(super) fn token_flags(names: &[String]) -> Result<v1::Flags> {
+    if names.len() > flags::NAMES.len() {
+        return Err(bad("a flag is named twice"));
+    }
+    flags::parse(Owner::Token, names.iter().map(String::as_str))
 }
 
 /// Parsed entries, sorted and each once, so that equal lists are equal.

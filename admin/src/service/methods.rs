@@ -14,8 +14,8 @@ pub enum Rule {
     AccountTokenCreate,
     /// Reading tokens of the kind asked for.
     TokenRead,
-    /// Revoking or deleting tokens of the kind asked for; the caller's own
-    /// token may always be revoked.
+    /// Changing, rotating, ending or deleting tokens of the kind asked for;
+    /// the caller's own token may always be rotated and revoked.
     TokenWrite,
 }
 
@@ -34,6 +34,7 @@ const ANY: &[TokenKind] = &[TokenKind::Account, TokenKind::Volume, TokenKind::Me
 const ACCOUNT: &[TokenKind] = &[TokenKind::Account];
 const VOLUME: &[TokenKind] = &[TokenKind::Volume];
 const META: &[TokenKind] = &[TokenKind::Meta];
+const CLAIM: &[TokenKind] = &[TokenKind::Claim];
 
 macro_rules! methods {
     ($($service:literal { $($name:literal $kinds:ident $rule:expr;)* })*) => {
@@ -54,12 +55,23 @@ methods! {
         "GetAccount" ACCOUNT Rule::Action(Action::AccountRead);
         "ListAccounts" ACCOUNT Rule::Action(Action::AccountRead);
         "DeleteAccount" ACCOUNT Rule::Action(Action::AccountWrite);
+        "UpdateAccount" ACCOUNT Rule::Action(Action::AccountUpdate);
+        "DisableAccount" ACCOUNT Rule::Action(Action::AccountWrite);
+        "EnableAccount" ACCOUNT Rule::Action(Action::AccountWrite);
         "CreateAccountToken" ACCOUNT Rule::AccountTokenCreate;
         "CreateVolumeToken" ACCOUNT Rule::Action(Action::VolumeTokenCreate);
         "GetToken" ACCOUNT Rule::TokenRead;
         "ListTokens" ACCOUNT Rule::TokenRead;
         "DeleteToken" ACCOUNT Rule::TokenWrite;
         "RevokeToken" ANY Rule::TokenWrite;
+        "RevokeTokens" ACCOUNT Rule::TokenWrite;
+        "UpdateToken" ACCOUNT Rule::TokenWrite;
+        "DisableToken" ACCOUNT Rule::TokenWrite;
+        "EnableToken" ACCOUNT Rule::TokenWrite;
+        "RotateToken" ANY Rule::TokenWrite;
+        "GetRotation" ANY Rule::TokenRead;
+        "FinishRotation" ANY Rule::TokenWrite;
+        "RedeemClaim" CLAIM Rule::Action(Action::ClaimRedeem);
         "CreateMetaStore" ACCOUNT Rule::Action(Action::StoreWrite);
         "GetMetaStore" ACCOUNT Rule::Action(Action::StoreRead);
         "ListMetaStores" ACCOUNT Rule::Action(Action::StoreRead);
@@ -72,6 +84,8 @@ methods! {
         "GetVolume" ACCOUNT Rule::Action(Action::VolumeRead);
         "ListVolumes" ACCOUNT Rule::Action(Action::VolumeRead);
         "DeleteVolume" ACCOUNT Rule::Action(Action::VolumeWrite);
+        "UpdateVolume" ACCOUNT Rule::Action(Action::VolumeWrite);
+        "ListSessions" ACCOUNT Rule::Action(Action::SessionRead);
         "DescribeMount" VOLUME Rule::Action(Action::MountDescribe);
         "DescribeServer" META Rule::Action(Action::ServerDescribe);
     }

@@ -1,17 +1,21 @@
 //! What creations have in common: new tokens, and the repetition of a
 //! creation whose answer was lost.
 
+use flexfs_auth::policy::authorize_mint;
+use flexfs_auth::principal::Role;
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::Verifier;
-use flexfs_common::ids::SecretId;
-use flexfs_common::{Code, Result, clock};
+use flexfs_common::ids::TokenId;
+use flexfs_common::{Code, Error, Result, clock};
 use flexfs_proto::v1::FeedKind;
 use jiff::Timestamp;
 
-use super::{Caller, Service};
-use crate::model::{Grant, TokenRecord, Volume};
+use super::input::bad;
+use super::{Caller, Service, hidden};
+use crate::model::{Grant, SecretRecord, TokenRecord, Used, Volume};
 use crate::store::changes::Change;
-use crate::store::{Sql, tokens};
+use crate::store::tokens::Listed;
+use crate::store::{Sql, secrets, tokens};
 
 /// Now, with the precision that is kept.
 pub(super) fn now() -> Timestamp {
@@ -51,9 +55,13 @@ impl Service {
         let Some(existing) = tokens::by_id(sql, wanted.id).await? else {
             return Ok(Outcome::New);
         };
-        let secrets = tokens::secrets(sql, wanted.id).await?;
-        let comparable =
-            TokenRecord { created_at: wanted.created_at, last_used_at: None, ..existing.clone() };
+        let secrets = secrets::of_token(sql, wanted.id).await?;
+        let comparable = TokenRecord {
+            created_at: wanted.created_at,
+            rotated_at: wanted.rotated_at,
+            used: Used::default(),
+            ..existing.clone()
+        };
         if comparable == *wanted && self.verify.matches(token, &secrets) {
             return Ok(Outcome::Repeated(existing));
         }
@@ -67,7 +75,14 @@ impl Service {
         verifier: &Verifier,
     ) -> Result<()> {
         tokens::insert(sql, record).await?;
-        tokens::insert_secret(sql, record.id, SecretId::random(), verifier, record.created_at).await
+        let secret = SecretRecord::new(&record.last4, verifier.clone(), record.created_at);
+        secrets::insert(sql, record.id, &secret).await
+    }
+
+    /// A token as callers see it.
+    pub(super) async fn shown(&self, id: TokenId, now: Timestamp) -> Result<Listed> {
+        let shown = tokens::listed(self.store.reader().as_mut(), id, now).await?;
+        shown.ok_or_else(|| Code::TokenNotFound.into())
     }
 }
 
@@ -78,22 +93,39 @@ pub(super) fn record(
     token: &Token,
     grant: Grant,
 ) -> TokenRecord {
-    TokenRecord {
-        id: token.id(),
-        account_id: account,
-        grant,
-        cidrs: Vec::new(),
-        notes: String::new(),
-        last4: token.last4().to_owned(),
-        created_at: now(),
-        expires_at: None,
-        not_before: None,
-        revoked_at: None,
-        disabled_at: None,
-        last_used_at: None,
-        deleted_at: None,
-        created_by: Some(caller.token_id()),
+    TokenRecord::new(token, account, grant, now(), Some(caller.token_id()))
+}
+
+/// Nobody hands out more than he has. An account token is made, rotated or
+/// changed only to what the caller's own could make: role, volumes, source
+/// addresses, and no later end. Volume tokens and meta tokens are other
+/// things than the caller's own: who may make them follows from the role, and
+/// they may outlive him (docs/adr/0014).
+pub(super) fn check_hands_out(caller: &Caller, token: &TokenRecord) -> Result<()> {
+    let Grant::Account { role, volumes } = &token.grant else { return Ok(()) };
+    authorize_mint(&caller.principal, *role, token.account_id, volumes)
+        .map_err(|e| hidden(e, Code::AccountNotFound))?;
+    if *role == Role::System && (token.account_id != caller.account_id() || !volumes.is_empty()) {
+        return Err(bad("the role system is for the account `system`, without limits"));
     }
+    let own = &caller.verified.standing.token;
+    let within = own.cidrs.is_empty()
+        || (!token.cidrs.is_empty()
+            && token.cidrs.iter().all(|c| own.cidrs.iter().any(|o| o.covers(c))));
+    if !within {
+        return Err(Error::new(
+            Code::RoleForbidden,
+            "this token is limited to source addresses and makes only tokens limited to these",
+        ));
+    }
+    let in_time = own.expires_at.is_none_or(|end| token.expires_at.is_some_and(|at| at <= end));
+    if !in_time {
+        return Err(Error::new(
+            Code::RoleForbidden,
+            "this token expires and makes only account tokens that expire no later",
+        ));
+    }
+    Ok(())
 }
 
 /// The feed row of a token.

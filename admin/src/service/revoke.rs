@@ -3,19 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use flexfs_auth::policy::{Action, Resource, authorize};
-use flexfs_auth::principal::{Principal, Role};
-use flexfs_auth::token::TokenKind;
-use flexfs_common::ids::{ServerId, TokenId};
+use flexfs_auth::policy::Action;
+use flexfs_auth::principal::Role;
+use flexfs_common::ids::{AccountId, ServerId, TokenId};
 use flexfs_common::name::StoreId;
-use flexfs_common::{Code, Error, Result, limits};
+use flexfs_common::{Code, Result, limits};
 use flexfs_proto::v1::{self, FeedKind};
 
-use super::find::is_own_token;
 use super::mint::{self, token_change};
 use super::{Caller, Service, input};
-use crate::model::{Grant, TokenRecord};
-use crate::store::{Sql, tokens, volumes};
+use crate::model::{Grant, TokenRecord, Volume};
+use crate::store::{Sql, Tx, ending, metas, tokens, volumes};
 
 /// How one metadata server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,17 +24,43 @@ pub struct MetaAnswer {
     pub after: Option<Duration>,
 }
 
-/// A revocation that stands.
-#[derive(Clone, Debug)]
-pub struct Revoked {
-    /// Which token.
-    pub id: TokenId,
-    /// Its row in the feed.
-    pub revision: u64,
+/// What has become of the sessions that lived from what was ended.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
     /// Sessions that the servers cut.
     pub sessions_cut: u32,
     /// Those asked.
     pub metas: Vec<MetaAnswer>,
+}
+
+/// Something that was ended for good or for now: it stands.
+#[derive(Clone, Debug)]
+pub struct Revoked {
+    /// Which token or account.
+    pub id: String,
+    /// Its row in the feed.
+    pub revision: u64,
+    /// What the servers said.
+    pub settled: Settled,
+}
+
+/// Whose sessions are counted.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    /// Of these tokens.
+    Tokens(Vec<TokenId>),
+    /// Of all tokens of an account.
+    Account(AccountId),
+}
+
+/// A wait for metadata servers, prepared before the commit: sessions that
+/// were cut earlier are not counted again.
+pub(super) struct Wait {
+    whose: Whose,
+    stores: Vec<StoreId>,
+    wait: Duration,
+    cut_before: u32,
+    began: Instant,
 }
 
 impl Service {
@@ -49,97 +73,111 @@ impl Service {
         caller: &Caller,
         request: v1::RevokeTokenRequest,
     ) -> Result<Revoked> {
-        let kind = TokenKind::from_name(&request.kind)?;
         let reason = input::notes(&request.reason)?;
-        let wait = Duration::from_millis(request.wait_millis.into()).min(limits::REVOKE_WAIT_MAX);
-        let token_to_find = if is_own_token(caller, kind, &request.id) {
-            authorize(&caller.principal, Action::SelfRevoke, own_resource(caller))?;
-            None
-        } else if matches!(caller.principal, Principal::Account { .. }) {
-            Some(self.account_of(caller, &request.account_id).await?)
-        } else {
-            // Mounts and metadata servers end their own token, no other.
-            return Err(Code::TokenNotFound.into());
-        };
-        let now = mint::now();
-        let mut tx = self.store.begin().await?;
-        let token = match token_to_find {
-            None => tokens::by_id(tx.sql(), caller.token_id()).await?.ok_or(Code::TokenNotFound)?,
-            Some(account) => {
-                let (token, _permit) =
-                    self.find_token(tx.sql(), caller, kind, account, &request.id).await?;
-                check_covers(caller, &token)?;
-                token
-            }
-        };
+        let asked = (request.kind.as_str(), request.id.as_str());
+        let wanted =
+            self.wanted(caller, asked, &request.account_id, Some(Action::SelfRevoke)).await?;
+        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let token = self.target(tx.sql(), caller, &wanted).await?;
         check_not_last(tx.sql(), caller, &token).await?;
-        let volume = match token.volume_id() {
-            Some(id) => volumes::by_id(tx.sql(), id).await?,
-            None => None,
-        };
-        let store = volume.as_ref().map(|volume| volume.meta_store.clone());
-        tokens::revoke(tx.sql(), token.id, now, &reason).await?;
+        let volume = volume_of(tx.sql(), &token).await?;
+        let wait = self
+            .prepare_wait(
+                tx.sql(),
+                Whose::Tokens(vec![token.id]),
+                stores(&volume),
+                request.wait_millis,
+            )
+            .await?;
+        ending::revoke(tx.sql(), token.id, mint::now(), &reason).await?;
         let change = token_change(FeedKind::TokenRevoked, &token, volume.as_ref());
         let mut entry = caller.entry(Some(token.account_id), "token.revoke", token.id);
         entry.detail = reason;
-        let committing = Instant::now();
         let revision = tx.commit(entry, &[change]).await?;
-        let mut revoked = Revoked { id: token.id, revision, sessions_cut: 0, metas: Vec::new() };
-        if let (Some(store), false) = (store, wait.is_zero()) {
-            self.wait_for_metas(&store, &mut revoked, committing, wait).await?;
-        }
-        Ok(revoked)
+        let settled = self.settle(wait, revision).await?;
+        Ok(Revoked { id: token.id.to_string(), revision, settled })
     }
 
-    async fn wait_for_metas(
+    /// Begins a change that ends sessions, when all cuts told so far are
+    /// written.
+    pub(super) async fn begin_ending(&self, wait_millis: u32) -> Result<Tx> {
+        if wait_millis > 0 {
+            self.registry.flush(&self.store).await?;
+        }
+        self.store.begin().await
+    }
+
+    /// Before the commit: what must be known to count afterwards.
+    pub(super) async fn prepare_wait(
         &self,
-        store: &StoreId,
-        revoked: &mut Revoked,
-        since: Instant,
-        wait: Duration,
-    ) -> Result<()> {
-        let answers =
-            self.registry.wait_for(&self.store, store, revoked.revision, since, wait).await?;
-        revoked.sessions_cut = self.registry.cuts(&self.store, revoked.id).await?;
-        revoked.metas = answers;
-        Ok(())
+        sql: &mut dyn Sql,
+        whose: Whose,
+        stores: Vec<StoreId>,
+        wait_millis: u32,
+    ) -> Result<Wait> {
+        let wait = Duration::from_millis(wait_millis.into()).min(limits::REVOKE_WAIT_MAX);
+        let counts = !wait.is_zero() && !stores.is_empty();
+        let cut_before = if counts { cuts(sql, &whose).await? } else { 0 };
+        Ok(Wait { whose, stores, wait, cut_before, began: Instant::now() })
+    }
+
+    /// After the commit: waits for the servers of the stores.
+    pub(super) async fn settle(&self, wait: Wait, revision: u64) -> Result<Settled> {
+        if wait.wait.is_zero() {
+            return Ok(Settled::default());
+        }
+        let waits = wait.stores.iter().map(|store| {
+            self.registry.wait_for(&self.store, store, revision, wait.began, wait.wait)
+        });
+        let mut metas = Vec::new();
+        for answers in futures::future::join_all(waits).await {
+            metas.extend(answers?);
+        }
+        // What was told with the acknowledgements is counted as well.
+        self.registry.flush(&self.store).await?;
+        let cut = cuts(self.store.reader().as_mut(), &wait.whose).await?;
+        Ok(Settled { sessions_cut: cut.saturating_sub(wait.cut_before), metas })
     }
 }
 
-fn own_resource(caller: &Caller) -> Resource {
-    match &caller.principal {
-        Principal::Account { account_id, .. } => Resource::Account(*account_id),
-        Principal::Volume { account_id, volume_id, .. } => {
-            Resource::Volume(*account_id, *volume_id)
+async fn cuts(sql: &mut dyn Sql, whose: &Whose) -> Result<u32> {
+    match whose {
+        Whose::Account(account) => metas::cuts_of_account(sql, *account).await,
+        Whose::Tokens(tokens) => {
+            let mut sum = 0_u32;
+            for token in tokens {
+                for (_, count) in metas::cuts(sql, *token).await? {
+                    sum = sum.saturating_add(count);
+                }
+            }
+            Ok(sum)
         }
-        Principal::Meta { .. } => Resource::Installation,
     }
 }
 
-/// Nobody ends a token that is stronger than his own.
-pub(super) fn check_covers(caller: &Caller, token: &TokenRecord) -> Result<()> {
-    match (&caller.principal, &token.grant) {
-        (Principal::Account { role, .. }, Grant::Account { role: other, .. })
-            if !role.covers(*other) =>
-        {
-            Err(Error::new(
-                Code::RoleForbidden,
-                format!(
-                    "the role {} does not end tokens of the role {}",
-                    role.name(),
-                    other.name()
-                ),
-            ))
-        }
-        _ => Ok(()),
+/// The volume of a token, if it has one.
+pub(super) async fn volume_of(sql: &mut dyn Sql, token: &TokenRecord) -> Result<Option<Volume>> {
+    match token.volume_id() {
+        Some(id) => volumes::by_id(sql, id).await,
+        None => Ok(None),
     }
+}
+
+/// Where sessions of a volume can live.
+pub(super) fn stores(volume: &Option<Volume>) -> Vec<StoreId> {
+    volume.iter().map(|volume| volume.meta_store.clone()).collect()
 }
 
 /// The last live owner token of an account is kept by its owners, the last
 /// system token by everybody: nobody shall lock himself out. `system` may end
 /// the last owner token of another account, because it can always make
-/// another one, and must be able to before it deletes the account.
-async fn check_not_last(sql: &mut dyn Sql, caller: &Caller, token: &TokenRecord) -> Result<()> {
+/// another one, and must be able to before it deletes the account. To be
+/// asked before a token is ended, disabled or limited.
+pub(super) async fn check_not_last(
+    sql: &mut dyn Sql,
+    caller: &Caller,
+    token: &TokenRecord,
+) -> Result<()> {
     let role = match &token.grant {
         Grant::Account { role: role @ (Role::System | Role::Owner), .. } => *role,
         Grant::Account { .. } | Grant::Volume { .. } | Grant::Meta { .. } => return Ok(()),
@@ -148,7 +186,7 @@ async fn check_not_last(sql: &mut dyn Sql, caller: &Caller, token: &TokenRecord)
         return Ok(());
     }
     let now = mint::now();
-    let live = token.expires_at.is_none_or(|end| end > now) && token.disabled_at.is_none();
+    let live = token.lives(now) && token.disabled_at.is_none();
     if !live || tokens::has_other_of_role(sql, token, role, now).await? {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use super::{Caller, Service};
 use crate::model::{BlockStore, BlockStoreKind, Grant, MetaStore, StoreState, TokenRecord};
 use crate::page::Page;
 use crate::store::changes::Change;
-use crate::store::{blocks, metas, tokens};
+use crate::store::{blocks, ending, metas};
 
 /// A meta store as shown: with the id of its live token, for `system` alone.
 pub type ShownMetaStore = (MetaStore, Option<TokenId>);
@@ -114,6 +114,9 @@ impl Service {
         request: v1::DeleteRequest,
     ) -> Result<(StoreId, u64)> {
         caller.permit(Resource::Installation)?;
+        if let Some(done) = caller.deleted_before() {
+            return Ok(done);
+        }
         let id = input::store_id(&request.id, Code::MetaStoreNotFound)?;
         let mut tx = self.store.begin().await?;
         metas::by_id(tx.sql(), &id)
@@ -125,7 +128,7 @@ impl Service {
         }
         metas::set_state(tx.sql(), &id, StoreState::Deleted).await?;
         let revoked =
-            tokens::revoke_of_store(tx.sql(), &id, mint::now(), "meta store deleted").await?;
+            ending::revoke_of_store(tx.sql(), &id, mint::now(), "meta store deleted").await?;
         let mut changes =
             vec![Change { meta_store: Some(id.clone()), ..Change::of(FeedKind::MetaStoreChanged) }];
         changes.extend(revoked.into_iter().map(|token| Change {
@@ -203,6 +206,9 @@ impl Service {
         request: v1::DeleteRequest,
     ) -> Result<(StoreId, u64)> {
         caller.permit(Resource::Installation)?;
+        if let Some(done) = caller.deleted_before() {
+            return Ok(done);
+        }
         let id = input::store_id(&request.id, Code::BlockStoreNotFound)?;
         let mut tx = self.store.begin().await?;
         blocks::by_id(tx.sql(), &id)

@@ -1,23 +1,28 @@
 //! Account tokens and volume tokens: made, shown, listed, taken out of the
 //! listings.
 
-use flexfs_auth::policy::{Action, Resource, authorize, authorize_mint};
+use flexfs_auth::policy::{Action, Resource, authorize};
 use flexfs_auth::principal::Role;
-use flexfs_auth::token::TokenKind;
-use flexfs_common::flags::{self, Owner};
+use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::ids::{AccountId, TokenId, VolumeId};
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Result};
 use flexfs_proto::v1::{self, FeedKind};
 
+use super::claim::First;
 use super::input::{self, bad};
-use super::mint::{self, Outcome, token_change};
+use super::mint::{self, Minted, Outcome, check_hands_out, token_change};
+use super::revoke::volume_of;
 use super::{Caller, Service, hidden};
-use crate::model::{AccountState, Grant, Rights, TokenRecord, TokenState, VolumeState};
+use crate::audit::Entry;
+use crate::model::{
+    AccountState, Claim, Grant, Rights, TokenRecord, TokenState, Volume, VolumeState,
+};
 use crate::page::Page;
-use crate::store::{Sql, accounts, tokens, volumes};
+use crate::store::tokens::Listed;
+use crate::store::{Sql, Tx, accounts, claims, ending, tokens, volumes};
 
-/// A token and the name of its volume, if it has one.
-pub type ShownToken = (TokenRecord, String);
+/// A token with what people want to see beside it.
+pub type ShownToken = Listed;
 
 impl Service {
     /// Makes an account token, never a stronger one than the caller's own.
@@ -29,48 +34,88 @@ impl Service {
         &self,
         caller: &Caller,
         request: v1::CreateAccountTokenRequest,
-    ) -> Result<TokenRecord> {
+    ) -> Result<ShownToken> {
         let account = self.account_of(caller, &request.account_id).await?;
         let role = Role::from_name(&request.role)?;
         let limits = self.limits_of(caller, role, account, &request.volumes).await?;
-        authorize_mint(&caller.principal, role, account, &limits)
-            .map_err(|e| hidden(e, Code::AccountNotFound))?;
-        if role == Role::System && (account != caller.account_id() || !limits.is_empty()) {
-            return Err(bad("the role system is for the account `system`, without limits"));
-        }
         let now = mint::now();
         let (not_before, expires_at) =
             input::life(request.not_before.as_ref(), request.expires_at.as_ref(), now)?;
-        let cidrs = input::cidrs(&request.cidrs)?;
-        let own = &caller.verified.standing.token.cidrs;
-        let within = own.is_empty()
-            || (!cidrs.is_empty() && cidrs.iter().all(|c| own.iter().any(|o| o.covers(c))));
-        if !within {
-            return Err(Error::new(
-                Code::RoleForbidden,
-                "this token is limited to source addresses and makes only tokens limited to these",
-            ));
-        }
-        let token = input::new_token(request.token.as_ref(), TokenKind::Account)?;
-        let minted = self.derive(token).await?;
-        let grant = Grant::Account { role, volumes: limits };
+        let first = First::parse(
+            (request.token.as_ref(), TokenKind::Account),
+            request.claim.as_ref(),
+            request.claim_expires_at.as_ref(),
+            now,
+        )?;
+        let own = &caller.verified.standing.token;
         let record = TokenRecord {
-            cidrs,
+            cidrs: input::cidrs(&request.cidrs)?,
             notes: input::notes(&request.notes)?,
-            expires_at,
+            // Whoever expires makes what expires with him, unless he says less.
+            expires_at: expires_at.or(own.expires_at),
             not_before,
-            ..mint::record(caller, account, &minted.token, grant)
+            idle_seconds: input::idle(request.idle_seconds)?,
+            ..mint::record(caller, account, first.text(), Grant::Account { role, volumes: limits })
         };
+        check_hands_out(caller, &record)?;
+        let minted = self.derive(first.text().clone()).await?;
         let mut tx = self.store.begin().await?;
         require_active(tx.sql(), account).await?;
-        if let Outcome::Repeated(token) = self.repeated(tx.sql(), &minted.token, &record).await? {
-            return Ok(token);
-        }
-        self.insert_token(tx.sql(), &record, &minted.verifier).await?;
-        let change = token_change(FeedKind::TokenChanged, &record, None);
         let entry = caller.entry(Some(account), "accountToken.create", record.id);
+        self.create(tx, (&record, None), (&first, &minted), entry).await
+    }
+
+    /// Writes a new token with its first secret or its claim code.
+    async fn create(
+        &self,
+        mut tx: Tx,
+        (record, volume): (&TokenRecord, Option<&Volume>),
+        (first, minted): (&First, &Minted),
+        entry: Entry,
+    ) -> Result<ShownToken> {
+        match first {
+            First::Token(_) => {
+                let known = self.repeated(tx.sql(), &minted.token, record).await?;
+                if let Outcome::Repeated(token) = known {
+                    drop(tx);
+                    return self.shown(token.id, record.created_at).await;
+                }
+                self.insert_token(tx.sql(), record, &minted.verifier).await?;
+            }
+            First::Claim(_, expires_at) => {
+                let claim = Claim {
+                    verifier: minted.verifier.clone(),
+                    expires_at: *expires_at,
+                    redeemed_at: None,
+                    redeemed_from: String::new(),
+                };
+                if self.repeated_claim(tx.sql(), record, &minted.token).await? {
+                    drop(tx);
+                    return self.shown(record.id, record.created_at).await;
+                }
+                tokens::insert(tx.sql(), record).await?;
+                claims::insert(tx.sql(), record.id, &claim).await?;
+            }
+        }
+        let change = token_change(FeedKind::TokenChanged, record, volume);
         tx.commit(entry, &[change]).await?;
-        Ok(record)
+        self.shown(record.id, record.created_at).await
+    }
+
+    /// Is this the repetition of a creation with the same claim code?
+    async fn repeated_claim(
+        &self,
+        sql: &mut dyn Sql,
+        wanted: &TokenRecord,
+        code: &Token,
+    ) -> Result<bool> {
+        let Some(existing) = tokens::by_id(sql, wanted.id).await? else { return Ok(false) };
+        let claim = claims::of_token(sql, wanted.id).await?;
+        let same = existing.created_by == wanted.created_by && existing.grant == wanted.grant;
+        match claim {
+            Some(claim) if same && self.verify.is_behind(code, &claim.verifier) => Ok(true),
+            Some(_) | None => Err(Code::TokenExists.into()),
+        }
     }
 
     /// The volumes that a new token is limited to, by name or id.
@@ -85,12 +130,21 @@ impl Service {
         caller
             .permit_at_all(Action::AccountTokenCreate(role), account)
             .map_err(|e| hidden(e, Code::AccountNotFound))?;
-        let mut reader = self.store.reader();
+        self.volumes_named(self.store.reader().as_mut(), caller, account, texts).await
+    }
+
+    /// Volumes of an account by name or id, as the limits of a token.
+    pub(super) async fn volumes_named(
+        &self,
+        sql: &mut dyn Sql,
+        caller: &Caller,
+        account: AccountId,
+        texts: &[String],
+    ) -> Result<Vec<VolumeId>> {
         let mut limits = Vec::new();
         for text in input::names_of_volumes(texts)? {
-            let (volume, _permit) = self
-                .find_volume(reader.as_mut(), caller, Action::VolumeRead, account, text)
-                .await?;
+            let (volume, _permit) =
+                self.find_volume(sql, caller, Action::VolumeRead, account, text).await?;
             limits.push(volume.id);
         }
         limits.sort();
@@ -123,34 +177,32 @@ impl Service {
         let now = mint::now();
         let (not_before, expires_at) =
             input::life(request.not_before.as_ref(), request.expires_at.as_ref(), now)?;
-        let token = input::new_token(request.token.as_ref(), TokenKind::Volume)?;
-        let grant = volume_grant(volume.id, &request)?;
-        let (cidrs, notes) = (input::cidrs(&request.cidrs)?, input::notes(&request.notes)?);
-        let minted = self.derive(token).await?;
+        let first = First::parse(
+            (request.token.as_ref(), TokenKind::Volume),
+            request.claim.as_ref(),
+            request.claim_expires_at.as_ref(),
+            now,
+        )?;
         let record = TokenRecord {
-            cidrs,
-            notes,
+            cidrs: input::cidrs(&request.cidrs)?,
+            notes: input::notes(&request.notes)?,
             expires_at,
             not_before,
-            ..mint::record(caller, account, &minted.token, grant)
+            idle_seconds: input::idle(request.idle_seconds)?,
+            ..mint::record(caller, account, first.text(), volume_grant(volume.id, &request)?)
         };
         debug_assert_eq!(permit.resource(), Resource::Volume(account, volume.id));
+        let minted = self.derive(first.text().clone()).await?;
         let mut tx = self.store.begin().await?;
         require_active(tx.sql(), account).await?;
-        if let Outcome::Repeated(token) = self.repeated(tx.sql(), &minted.token, &record).await? {
-            return Ok((token, volume.name.to_string()));
-        }
         // Read again: it may have been retired while argon2 ran.
         let volume = volumes::by_id(tx.sql(), volume.id).await?.ok_or(Code::VolumeNotFound)?;
         match volume.state {
             VolumeState::Active => {}
             VolumeState::Retired => return Err(Code::VolumeRetired.into()),
         }
-        self.insert_token(tx.sql(), &record, &minted.verifier).await?;
-        let change = token_change(FeedKind::TokenChanged, &record, Some(&volume));
         let entry = caller.entry(Some(account), "volumeToken.create", record.id);
-        tx.commit(entry, &[change]).await?;
-        Ok((record, volume.name.to_string()))
+        self.create(tx, (&record, Some(&volume)), (&first, &minted), entry).await
     }
 
     /// # Errors
@@ -165,11 +217,8 @@ impl Service {
         let mut reader = self.store.reader();
         let (token, _permit) =
             self.find_token(reader.as_mut(), caller, kind, account, &request.id).await?;
-        let name = match token.volume_id() {
-            Some(id) => volumes::by_id(reader.as_mut(), id).await?.map(|v| v.name.to_string()),
-            None => None,
-        };
-        Ok((token, name.unwrap_or_default()))
+        drop(reader);
+        self.shown(token.id, mint::now()).await
     }
 
     /// # Errors
@@ -205,10 +254,23 @@ impl Service {
             }
         };
         let visible = caller.visible(account);
-        let filter = tokens::Filter { kind, visible: &visible, volume, state, now: mint::now() };
+        let created_by = match request.created_by.as_str() {
+            "" => None,
+            id => Some(id.parse()?),
+        };
+        let filter = tokens::Filter {
+            volume,
+            state,
+            expiring_before: input::time(request.expiring_before.as_ref())?,
+            unused_since: input::time(request.unused_since.as_ref())?,
+            overdue: request.overdue,
+            created_by,
+            ..tokens::Filter::all(kind, &visible, mint::now())
+        };
         let mut items = tokens::list(reader.as_mut(), &filter, &page).await?;
-        let next =
-            page.finish(&mut items, |(t, _)| (t.created_at.as_microsecond(), t.id.to_string()));
+        let next = page.finish(&mut items, |listed| {
+            (listed.token.created_at.as_microsecond(), listed.token.id.to_string())
+        });
         Ok((items, next))
     }
 
@@ -222,12 +284,13 @@ impl Service {
         caller: &Caller,
         request: v1::DeleteTokenRequest,
     ) -> Result<(TokenId, u64)> {
-        let kind = TokenKind::from_name(&request.kind)?;
-        let account = self.account_of(caller, &request.account_id).await?;
+        if let Some(done) = caller.deleted_before() {
+            return Ok(done);
+        }
+        let asked = (request.kind.as_str(), request.id.as_str());
+        let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
         let mut tx = self.store.begin().await?;
-        let (token, _permit) =
-            self.find_token(tx.sql(), caller, kind, account, &request.id).await?;
-        super::revoke::check_covers(caller, &token)?;
+        let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         match token.state(now) {
             TokenState::Revoked | TokenState::Expired => {}
@@ -235,11 +298,8 @@ impl Service {
                 return Err(Code::NotEnded.into());
             }
         }
-        let volume = match token.volume_id() {
-            Some(id) => volumes::by_id(tx.sql(), id).await?,
-            None => None,
-        };
-        tokens::delete(tx.sql(), token.id, now).await?;
+        let volume = volume_of(tx.sql(), &token).await?;
+        ending::delete(tx.sql(), token.id, now).await?;
         let change = token_change(FeedKind::TokenRevoked, &token, volume.as_ref());
         let entry = caller.entry(Some(token.account_id), "token.delete", token.id);
         let revision = tx.commit(entry, &[change]).await?;
@@ -256,10 +316,7 @@ async fn require_active(sql: &mut dyn Sql, account: AccountId) -> Result<()> {
 }
 
 fn volume_grant(volume_id: VolumeId, request: &v1::CreateVolumeTokenRequest) -> Result<Grant> {
-    if request.flags.len() > flags::NAMES.len() {
-        return Err(bad("a flag is named twice"));
-    }
-    let mut token_flags = flags::parse(Owner::Token, request.flags.iter().map(String::as_str))?;
+    let mut token_flags = input::token_flags(&request.flags)?;
     // (uid_t) -1 means "leave it" to chown(2): it is no identity.
     for (what, id) in [("uid", request.uid), ("gid", request.gid)] {
         if id == Some(u32::MAX) {

@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::page::Page;
 use crate::store::changes::Change;
-use crate::store::{Sql, accounts, blocks, metas, tokens, volumes};
+use crate::store::{Sql, accounts, blocks, ending, metas, volumes};
 
 impl Service {
     /// Makes a volume, and its first token when one is given.
@@ -126,6 +126,9 @@ impl Service {
         caller: &Caller,
         request: v1::DeleteRequest,
     ) -> Result<(VolumeId, u64)> {
+        if let Some(done) = caller.deleted_before() {
+            return Ok(done);
+        }
         let account = self.account_of(caller, &request.account_id).await?;
         let mut tx = self.store.begin().await?;
         let (volume, _permit) =
@@ -135,7 +138,7 @@ impl Service {
         }
         volumes::set_state(tx.sql(), volume.id, VolumeState::Retired).await?;
         let revoked =
-            tokens::revoke_of_volume(tx.sql(), volume.id, mint::now(), "volume deleted").await?;
+            ending::revoke_of_volume(tx.sql(), volume.id, mint::now(), "volume deleted").await?;
         let mut changes = vec![volume_change(FeedKind::VolumeRetired, &volume)];
         changes.extend(revoked.into_iter().map(|token| Change {
             token: Some(token),

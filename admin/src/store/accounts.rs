@@ -2,6 +2,7 @@
 
 use flexfs_common::Result;
 use flexfs_common::ids::AccountId;
+use flexfs_common::name::StoreId;
 
 use super::{Row, Sql, Value, first};
 use crate::model::{Account, AccountState};
@@ -9,7 +10,10 @@ use crate::page::Page;
 
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT id, name, email, state, created_at, created_by FROM accounts ", $rest)
+        concat!(
+            "SELECT id, name, email, state, created_at, created_by, max_token_age FROM accounts ",
+            $rest
+        )
     };
 }
 
@@ -22,6 +26,7 @@ fn decode(row: Row) -> Result<Account> {
         state: cells.parse()?,
         created_at: cells.time()?,
         created_by: cells.opt_parse()?,
+        max_token_age: cells.number()?,
     })
 }
 
@@ -29,8 +34,8 @@ fn decode(row: Row) -> Result<Account> {
 /// `DATABASE_FAILED`, also when it exists: look first.
 pub async fn insert(sql: &mut dyn Sql, account: &Account) -> Result<()> {
     sql.execute(
-        "INSERT INTO accounts (id, name, email, state, created_at, created_by)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO accounts (id, name, email, state, created_at, created_by, max_token_age)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         vec![
             Value::text(account.id),
             Value::text(&account.name),
@@ -38,6 +43,7 @@ pub async fn insert(sql: &mut dyn Sql, account: &Account) -> Result<()> {
             Value::text(account.state),
             Value::time(account.created_at),
             Value::text(account.created_by.map(|id| id.to_string()).unwrap_or_default()),
+            Value::unsigned(account.max_token_age),
         ],
     )
     .await
@@ -128,6 +134,39 @@ pub async fn set_state(sql: &mut dyn Sql, id: AccountId, state: AccountState) ->
     )
     .await
     .map(drop)
+}
+
+/// Changes name, contact and age policy.
+///
+/// # Errors
+/// `DATABASE_FAILED`, also when the name is taken: look first.
+pub async fn update(sql: &mut dyn Sql, account: &Account) -> Result<()> {
+    sql.execute(
+        "UPDATE accounts SET name = $2, email = $3, max_token_age = $4 WHERE id = $1",
+        vec![
+            Value::text(account.id),
+            Value::text(&account.name),
+            Value::text(&account.email),
+            Value::unsigned(account.max_token_age),
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+/// The meta stores where its active volumes lie.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn stores_of(sql: &mut dyn Sql, id: AccountId) -> Result<Vec<StoreId>> {
+    let rows = sql
+        .query(
+            "SELECT DISTINCT meta_store FROM volumes WHERE account_id = $1 AND state = 'active'
+             ORDER BY meta_store",
+            vec![Value::text(id)],
+        )
+        .await?;
+    rows.into_iter().map(|row| row.cells().parse()).collect()
 }
 
 /// Has it active volumes, or tokens that still live?

@@ -5,20 +5,24 @@ use std::sync::Arc;
 use flexfs_auth::principal::Role;
 use flexfs_auth::token::TokenKind;
 use flexfs_auth::verifier::Verifier;
-use flexfs_common::ids::{AccountId, SecretId, ServerId, TokenId, VolumeId};
+use flexfs_common::ids::{AccountId, ServerId, TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, clock};
 use flexfs_proto::v1::{self, FeedKind};
 use jiff::Timestamp;
 
 use super::changes::Change;
+use super::secrets::Uses;
 use super::testing::TestDatabase;
 use super::volumes::Visible;
-use super::{Kind, Sql, Store, Tx, Value, accounts, audit, blocks, feed, metas, tokens, volumes};
+use super::{
+    Kind, Sql, Store, Tx, Value, accounts, audit, blocks, ending, feed, metas, secrets, tokens,
+    volumes,
+};
 use crate::audit::{Entry, OK, Who};
 use crate::model::{
     Account, AccountState, BlockStore, BlockStoreKind, Compression, Grant, MetaServer, MetaStore,
-    Rights, StoreState, TokenRecord, Volume, VolumeState,
+    Rights, SecretRecord, StoreState, TokenRecord, Used, Volume, VolumeState,
 };
 use crate::page::Page;
 
@@ -51,7 +55,7 @@ contract! {
     revocations_tell_what_they_ended
 }
 
-fn entry() -> Entry {
+pub(super) fn entry() -> Entry {
     Entry {
         who: Who::Bootstrap,
         account: None,
@@ -60,6 +64,7 @@ fn entry() -> Entry {
         source: Some("192.0.2.1".parse().unwrap()),
         outcome: OK,
         detail: String::new(),
+        request: None,
     }
 }
 
@@ -83,6 +88,7 @@ fn account(name: &str) -> Account {
         state: AccountState::Active,
         created_at: now(),
         created_by: Some(TokenId::random()),
+        max_token_age: 0,
     }
 }
 
@@ -118,9 +124,12 @@ fn token(account: &Account, grant: Grant) -> TokenRecord {
         created_at: now(),
         expires_at: Some(now()),
         not_before: None,
+        idle_seconds: 90,
+        rotated_at: now(),
         revoked_at: None,
+        revoke_reason: String::new(),
         disabled_at: None,
-        last_used_at: None,
+        used: Used::default(),
         deleted_at: None,
         created_by: Some(TokenId::random()),
     }
@@ -304,8 +313,8 @@ async fn tokens_come_back_as_they_were(db: TestDatabase) {
         tokens::insert(tx.sql(), &record).await.unwrap();
         assert_eq!(tokens::by_id(tx.sql(), record.id).await.unwrap().as_ref(), Some(&record));
         let verifier = Verifier { tag: [7; 32], pepper_id: "p".into(), phc: "$argon2id$x".into() };
-        let secret = SecretId::random();
-        tokens::insert_secret(tx.sql(), record.id, secret, &verifier, now()).await.unwrap();
+        let secret = SecretRecord::new(&record.last4, verifier.clone(), record.rotated_at);
+        secrets::insert(tx.sql(), record.id, &secret).await.unwrap();
         let standing = tokens::standing(tx.sql(), record.id).await.unwrap().unwrap();
         assert_eq!(standing.token, record);
         assert_eq!(standing.account_state, AccountState::Active);
@@ -318,10 +327,25 @@ async fn tokens_come_back_as_they_were(db: TestDatabase) {
         };
         assert_eq!((standing.volume_state, standing.meta_store), (state, place));
         let later = now();
-        tokens::note_used(tx.sql(), record.id, later).await.unwrap();
-        tokens::note_used(tx.sql(), record.id, Timestamp::UNIX_EPOCH).await.unwrap();
-        let used = tokens::by_id(tx.sql(), record.id).await.unwrap().unwrap();
-        assert_eq!(used.last_used_at, Some(later), "never backwards");
+        let mut uses = Uses {
+            token: record.id,
+            secret: secret.id,
+            host: "h1",
+            from: Some("192.0.2.1".parse().unwrap()),
+            at: later,
+            count: 3,
+        };
+        secrets::note_uses(tx.sql(), &uses).await.unwrap();
+        uses = Uses { at: Timestamp::UNIX_EPOCH, host: "h0", count: 1, ..uses };
+        secrets::note_uses(tx.sql(), &uses).await.unwrap();
+        let used = tokens::by_id(tx.sql(), record.id).await.unwrap().unwrap().used;
+        assert_eq!((used.last_at, used.count), (Some(later), 4), "never backwards");
+        assert_eq!((used.last_host.as_str(), used.last_from.as_str()), ("h1", "192.0.2.1"));
+        let hosts = secrets::hosts(tx.sql(), secret.id).await.unwrap();
+        let hosts: Vec<_> = hosts.iter().map(|h| (h.host.as_str(), h.uses)).collect();
+        assert_eq!(hosts, [("h1", 3), ("h0", 1)]);
+        let listed = tokens::listed(tx.sql(), record.id, later).await.unwrap().unwrap();
+        assert_eq!((listed.live_secrets, listed.claim_expires_at), (1, None));
     }
     assert!(tokens::standing(tx.sql(), TokenId::random()).await.unwrap().is_none());
 }
@@ -332,22 +356,16 @@ async fn an_id_is_used_once(db: TestDatabase) {
     let mut tx = store.begin().await.unwrap();
     tokens::insert(tx.sql(), &record).await.unwrap();
     let verifier = Verifier { tag: [7; 32], pepper_id: "p".into(), phc: "x".into() };
-    let secret = SecretId::random();
-    tokens::insert_secret(tx.sql(), record.id, secret, &verifier, now()).await.unwrap();
-    tokens::revoke(tx.sql(), record.id, now(), "r").await.unwrap();
-    tokens::delete(tx.sql(), record.id, now()).await.unwrap();
+    let secret = SecretRecord::new("abcd", verifier, now());
+    secrets::insert(tx.sql(), record.id, &secret).await.unwrap();
+    ending::revoke(tx.sql(), record.id, now(), "r").await.unwrap();
+    ending::delete(tx.sql(), record.id, now()).await.unwrap();
     commit(tx, &[]).await;
     // Gone from the listings, its verifiers removed, its id still known.
     let mut tx = store.begin().await.unwrap();
-    assert!(tokens::secrets(tx.sql(), record.id).await.unwrap().is_empty());
+    assert!(secrets::of_token(tx.sql(), record.id).await.unwrap().is_empty());
     let visible = Visible::all(one.id);
-    let filter = tokens::Filter {
-        kind: TokenKind::Account,
-        visible: &visible,
-        volume: None,
-        state: "",
-        now: now(),
-    };
+    let filter = tokens::Filter::all(TokenKind::Account, &visible, now());
     let page = Page::parse(0, "").unwrap();
     assert!(tokens::list(tx.sql(), &filter, &page).await.unwrap().is_empty());
     assert!(tokens::by_id(tx.sql(), record.id).await.unwrap().unwrap().deleted_at.is_some());
@@ -375,13 +393,8 @@ async fn lists_go_page_by_page(db: TestDatabase) {
     commit(tx, &[]).await;
     let mut reader = store.reader();
     let visible = Visible::all(one.id);
-    let all = |state| tokens::Filter {
-        kind: TokenKind::Volume,
-        visible: &visible,
-        volume: None,
-        state,
-        now: now(),
-    };
+    let all =
+        |state| tokens::Filter { state, ..tokens::Filter::all(TokenKind::Volume, &visible, now()) };
     for (state, expected) in
         [("", 7), ("expired", 4), ("active", 3), ("revoked", 0), ("notYetValid", 0)]
     {
@@ -389,9 +402,10 @@ async fn lists_go_page_by_page(db: TestDatabase) {
         loop {
             let page = Page::parse(3, &token_of_page).unwrap();
             let mut items = tokens::list(reader.as_mut(), &all(state), &page).await.unwrap();
-            token_of_page =
-                page.finish(&mut items, |(t, _)| (t.created_at.as_microsecond(), t.id.to_string()));
-            for (record, name) in items {
+            token_of_page = page.finish(&mut items, |listed| {
+                (listed.token.created_at.as_microsecond(), listed.token.id.to_string())
+            });
+            for tokens::Listed { token: record, volume_name: name, .. } in items {
                 assert_eq!((record.account_id, name.as_str()), (one.id, "v1"));
                 seen.push(record.id);
             }
@@ -581,22 +595,30 @@ async fn revocations_tell_what_they_ended(db: TestDatabase) {
     let (a, b) = (token(&one, of_volume(&v)), token(&one, of_volume(&v)));
     let meta = token(&one, Grant::Meta { meta_store: store_id("m1") });
     let role = |role| Grant::Account { role, volumes: vec![] };
-    let plain = |record: TokenRecord| TokenRecord { cidrs: vec![], expires_at: None, ..record };
+    let plain = |record: TokenRecord| TokenRecord {
+        cidrs: vec![],
+        expires_at: None,
+        idle_seconds: 0,
+        ..record
+    };
     let first = plain(token(&one, role(Role::Owner)));
     let second = plain(token(&one, role(Role::Owner)));
     for record in [&a, &b, &meta, &first, &second] {
         tokens::insert(tx.sql(), record).await.unwrap();
+        let verifier = Verifier { tag: [7; 32], pepper_id: "p".into(), phc: "x".into() };
+        let secret = SecretRecord::new("abcd", verifier, now());
+        secrets::insert(tx.sql(), record.id, &secret).await.unwrap();
     }
     let sql: &mut dyn Sql = tx.sql();
     assert_eq!(metas::live_token(sql, &store_id("m1")).await.unwrap(), Some(meta.id));
-    assert!(tokens::revoke(sql, a.id, now(), "").await.unwrap());
-    assert!(!tokens::revoke(sql, a.id, now(), "").await.unwrap(), "once");
-    assert_eq!(tokens::revoke_of_volume(sql, v.id, now(), "").await.unwrap(), [b.id]);
-    let of_store = tokens::revoke_of_store(sql, &store_id("m1"), now(), "").await.unwrap();
+    assert!(ending::revoke(sql, a.id, now(), "").await.unwrap());
+    assert!(!ending::revoke(sql, a.id, now(), "").await.unwrap(), "once");
+    assert_eq!(ending::revoke_of_volume(sql, v.id, now(), "").await.unwrap(), [b.id]);
+    let of_store = ending::revoke_of_store(sql, &store_id("m1"), now(), "").await.unwrap();
     assert_eq!(of_store, [meta.id]);
     assert!(tokens::has_other_of_role(sql, &first, Role::Owner, now()).await.unwrap());
     let owners = (one.id, Role::Owner);
-    let ended = tokens::revoke_of_role(sql, owners, first.id, now(), "").await.unwrap();
+    let ended = ending::revoke_of_role(sql, owners, first.id, now(), "").await.unwrap();
     assert_eq!(ended, [second.id]);
     assert!(!tokens::has_other_of_role(sql, &first, Role::Owner, now()).await.unwrap());
 }

@@ -234,6 +234,21 @@ pub async fn add_cuts(sql: &mut dyn Sql, id: ServerId, token: TokenId, count: u3
     .map(drop)
 }
 
+/// Sessions that were cut for the tokens of an account.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn cuts_of_account(sql: &mut dyn Sql, account: AccountId) -> Result<u32> {
+    let row = first(
+        sql,
+        "SELECT CAST(COALESCE(SUM(c.sessions), 0) AS BIGINT) FROM session_cuts c
+         JOIN tokens t ON t.id = c.token_id WHERE t.account_id = $1",
+        vec![Value::text(account)],
+    )
+    .await?;
+    row.map_or(Ok(0), |row| row.cells().number())
+}
+
 /// How many sessions each server cut for a token.
 ///
 /// # Errors

@@ -3,28 +3,28 @@
 
 use flexfs_auth::principal::Role;
 use flexfs_auth::token::TokenKind;
-use flexfs_auth::verifier::Verifier;
 use flexfs_common::flags::{self, Owner};
-use flexfs_common::ids::{AccountId, SecretId, TokenId, VolumeId};
+use flexfs_common::ids::{TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Result};
 use jiff::Timestamp;
 
 use super::volumes::Visible;
-use super::{Cells, Row, Sql, Value, first};
-use crate::model::{AccountState, Grant, Rights, SecretRecord, TokenRecord, VolumeState};
+use super::{Cells, Row, Sql, Value, first, secrets};
+use crate::model::{AccountState, Grant, Rights, SecretRecord, TokenRecord, Used, VolumeState};
 use crate::page::Page;
 
 macro_rules! select {
-    ($more:literal, $rest:literal) => {
+    ($more:literal, $($rest:tt)*) => {
         concat!(
             "SELECT t.id, t.kind, t.account_id, t.volume_id, t.meta_store, t.role, \
              t.mount_path, t.rights, t.flags, t.uid, t.gid, t.volumes, t.cidrs, t.notes, \
-             t.last4, t.created_at, t.expires_at, t.not_before, t.revoked_at, t.disabled_at, \
-             t.last_used_at, t.deleted_at, t.created_by ",
+             t.last4, t.created_at, t.expires_at, t.not_before, t.idle_seconds, t.rotated_at, \
+             t.revoked_at, t.revoke_reason, t.disabled_at, t.last_used_at, t.last_used_from, \
+             t.last_used_host, t.uses, t.deleted_at, t.created_by ",
             $more,
             " FROM tokens t ",
-            $rest
+            $($rest)*
         )
     };
 }
@@ -73,9 +73,17 @@ fn decode_cells(cells: &mut Cells) -> Result<TokenRecord> {
         created_at: cells.time()?,
         expires_at: cells.opt_time()?,
         not_before: cells.opt_time()?,
+        idle_seconds: cells.number()?,
+        rotated_at: cells.time()?,
         revoked_at: cells.opt_time()?,
+        revoke_reason: cells.text()?,
         disabled_at: cells.opt_time()?,
-        last_used_at: cells.opt_time()?,
+        used: Used {
+            last_at: cells.opt_time()?,
+            last_from: cells.text()?,
+            last_host: cells.text()?,
+            count: cells.number()?,
+        },
         deleted_at: cells.opt_time()?,
         created_by: cells.opt_parse()?,
     })
@@ -109,9 +117,9 @@ pub async fn insert(sql: &mut dyn Sql, token: &TokenRecord) -> Result<()> {
     sql.execute(
         "INSERT INTO tokens (id, kind, account_id, volume_id, meta_store, role, mount_path, \
          rights, flags, uid, gid, volumes, cidrs, notes, last4, created_at, expires_at, \
-         not_before, revoke_reason, created_by)
+         not_before, revoke_reason, created_by, idle_seconds, rotated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-                 $18, '', $19)",
+                 $18, '', $19, $20, $21)",
         vec![
             Value::text(token.id),
             token.grant.kind().name().into(),
@@ -132,6 +140,8 @@ pub async fn insert(sql: &mut dyn Sql, token: &TokenRecord) -> Result<()> {
             Value::opt_time(token.expires_at),
             Value::opt_time(token.not_before),
             Value::text(token.created_by.map(|id| id.to_string()).unwrap_or_default()),
+            Value::unsigned(token.idle_seconds),
+            Value::time(token.rotated_at),
         ],
     )
     .await
@@ -140,60 +150,6 @@ pub async fn insert(sql: &mut dyn Sql, token: &TokenRecord) -> Result<()> {
 
 fn joined<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn insert_secret(
-    sql: &mut dyn Sql,
-    token: TokenId,
-    id: SecretId,
-    verifier: &Verifier,
-    now: Timestamp,
-) -> Result<()> {
-    sql.execute(
-        "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        vec![
-            Value::text(id),
-            Value::text(token),
-            Value::bytes(&verifier.tag),
-            Value::text(&verifier.pepper_id),
-            Value::text(&verifier.phc),
-            Value::time(now),
-        ],
-    )
-    .await
-    .map(drop)
-}
-
-/// All secrets of a token, live or not.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn secrets(sql: &mut dyn Sql, token: TokenId) -> Result<Vec<SecretRecord>> {
-    let rows = sql
-        .query(
-            "SELECT id, tag, pepper_id, phc, expires_at, retired_at FROM token_secrets
-             WHERE token_id = $1 ORDER BY created_at, id",
-            vec![Value::text(token)],
-        )
-        .await?;
-    rows.into_iter()
-        .map(|row| {
-            let mut cells = row.cells();
-            Ok(SecretRecord {
-                id: cells.parse()?,
-                verifier: Verifier {
-                    tag: cells.bytes()?,
-                    pepper_id: cells.text()?,
-                    phc: cells.text()?,
-                },
-                expires_at: cells.opt_time()?,
-                retired_at: cells.opt_time()?,
-            })
-        })
-        .collect()
 }
 
 /// A token with what decides whether it is accepted.
@@ -234,7 +190,7 @@ pub async fn standing(sql: &mut dyn Sql, id: TokenId) -> Result<Option<Standing>
         account_state: cells.parse()?,
         volume_state: cells.opt_parse()?,
         meta_store: cells.opt_parse()?,
-        secrets: secrets(sql, id).await?,
+        secrets: secrets::of_token(sql, id).await?,
     }))
 }
 
@@ -282,6 +238,68 @@ pub async fn by_prefix(
     rows.into_iter().map(decode).collect()
 }
 
+/// A token as it is listed: with what people want to see beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The token.
+    pub token: TokenRecord,
+    /// Of its volume; empty = it has none.
+    pub volume_name: String,
+    /// Secrets that are accepted now.
+    pub live_secrets: u32,
+    /// The age policy of its account in seconds; 0 = none.
+    pub max_age: u64,
+    /// Until when its claim code can be redeemed, if it has one that was not.
+    pub claim_expires_at: Option<Timestamp>,
+}
+
+impl Listed {
+    /// Is its newest secret older than its account's age policy allows?
+    #[must_use]
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        let Ok(limit) = i64::try_from(self.max_age) else { return false };
+        limit > 0
+            && self.token.lives(now)
+            && now.duration_since(self.token.rotated_at).as_secs() >= limit
+    }
+}
+
+macro_rules! listed {
+    ($($rest:tt)*) => {
+        select!(
+            ", v.name, (SELECT COUNT(*) FROM token_secrets s WHERE s.token_id = t.id
+                 AND s.retired_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > $1)),
+             a.max_token_age,
+             (SELECT c.expires_at FROM token_claims c WHERE c.token_id = t.id
+                 AND c.redeemed_at IS NULL)",
+            $($rest)*
+        )
+    };
+}
+
+fn decode_listed(row: Row) -> Result<Listed> {
+    let mut cells = row.cells();
+    Ok(Listed {
+        token: decode_cells(&mut cells)?,
+        volume_name: cells.opt_text()?.unwrap_or_default(),
+        live_secrets: cells.number()?,
+        max_age: cells.number()?,
+        claim_expires_at: cells.opt_time()?,
+    })
+}
+
+/// One token as it is listed, in any state.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn listed(sql: &mut dyn Sql, id: TokenId, now: Timestamp) -> Result<Option<Listed>> {
+    let text = listed!(
+        "JOIN accounts a ON a.id = t.account_id LEFT JOIN volumes v ON v.id = t.volume_id
+         WHERE t.id = $2"
+    );
+    first(sql, text, vec![Value::time(now), Value::text(id)]).await?.map(decode_listed).transpose()
+}
+
 /// What a page of tokens is made of.
 #[derive(Clone, Debug)]
 pub struct Filter<'a> {
@@ -293,157 +311,120 @@ pub struct Filter<'a> {
     pub volume: Option<VolumeId>,
     /// In this state; empty = any.
     pub state: &'a str,
+    /// Only those that end by themselves before this.
+    pub expiring_before: Option<Timestamp>,
+    /// Only those not used since.
+    pub unused_since: Option<Timestamp>,
+    /// Only those made before.
+    pub created_before: Option<Timestamp>,
+    /// Only those past their account's age policy.
+    pub overdue: bool,
+    /// Only those made by this token.
+    pub created_by: Option<TokenId>,
+    /// Only those not revoked, expired or not.
+    pub unrevoked: bool,
     /// When.
     pub now: Timestamp,
 }
 
-/// A page of tokens, each with its volume's name.
+impl<'a> Filter<'a> {
+    /// All of a kind that the caller may see.
+    #[must_use]
+    pub fn all(kind: TokenKind, visible: &'a Visible, now: Timestamp) -> Filter<'a> {
+        Filter {
+            kind,
+            visible,
+            volume: None,
+            state: "",
+            expiring_before: None,
+            unused_since: None,
+            created_before: None,
+            overdue: false,
+            created_by: None,
+            unrevoked: false,
+            now,
+        }
+    }
+}
+
+macro_rules! state {
+    () => {
+        "CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+              WHEN t.expires_at IS NOT NULL AND t.expires_at <= $1 THEN 'expired'
+              WHEN t.idle_seconds > 0
+                   AND COALESCE(t.last_used_at, t.created_at) + t.idle_seconds * 1000000 <= $1
+                   AND COALESCE(t.not_before, 0) + t.idle_seconds * 1000000 <= $1 THEN 'expired'
+              WHEN t.disabled_at IS NOT NULL THEN 'disabled'
+              WHEN t.not_before IS NOT NULL AND t.not_before > $1 THEN 'notYetValid'
+              ELSE 'active' END"
+    };
+}
+
+// $1 now, $2 account, $3 kind, $4 only, $5 maker, $6 state, $7 expiring before,
+// $8 unused since, $9 overdue, $10 created by, $11 created before, $12 and $13
+// the page, $14 its length, $15 unrevoked, $16 the volume. An idle end counts like an
+// expiry.
+macro_rules! page {
+    ($volume:literal) => {
+        listed!(concat!(
+            "JOIN accounts a ON a.id = t.account_id LEFT JOIN volumes v ON v.id = t.volume_id
+             WHERE t.account_id = $2 AND t.kind = $3 AND t.deleted_at IS NULL
+               AND ($4 = '' OR $4 LIKE '%' || t.volume_id || '%')
+               AND ($5 = '' OR v.created_by = $5)
+               AND ($6 = '' OR $6 = ",
+            state!(),
+            ") AND ($7 = 0 OR (t.expires_at IS NOT NULL AND t.expires_at <= $7)
+                   OR (t.idle_seconds > 0 AND
+                       COALESCE(t.last_used_at, t.created_at) + t.idle_seconds * 1000000 <= $7))
+               AND ($8 = 0 OR COALESCE(t.last_used_at, t.created_at) < $8)
+               AND ($9 = 0 OR (a.max_token_age > 0
+                   AND t.rotated_at + a.max_token_age * 1000000 <= $1
+                   AND ",
+            state!(),
+            " IN ('active', 'disabled', 'notYetValid')))
+               AND ($10 = '' OR t.created_by = $10)
+               AND ($11 = 0 OR t.created_at < $11)
+               AND (t.created_at, t.id) > ($12, $13)
+               AND ($15 = 0 OR t.revoked_at IS NULL) ",
+            $volume,
+            " ORDER BY t.created_at, t.id LIMIT $14"
+        ))
+    };
+}
+
+/// A page of tokens.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
-pub async fn list(
-    sql: &mut dyn Sql,
-    filter: &Filter<'_>,
-    page: &Page,
-) -> Result<Vec<(TokenRecord, String)>> {
+pub async fn list(sql: &mut dyn Sql, filter: &Filter<'_>, page: &Page) -> Result<Vec<Listed>> {
     let [only, maker] = filter.visible.limits();
-    let rows = sql
-        .query(
-            select!(
-                ", v.name",
-                "LEFT JOIN volumes v ON v.id = t.volume_id
-                 WHERE t.account_id = $1 AND t.kind = $2 AND t.deleted_at IS NULL
-                   AND ($3 = '' OR $3 LIKE '%' || t.volume_id || '%')
-                   AND ($4 = '' OR v.created_by = $4)
-                   AND ($5 = '' OR t.volume_id = $5)
-                   AND ($6 = '' OR $6 = CASE
-                        WHEN t.revoked_at IS NOT NULL THEN 'revoked'
-                        WHEN t.expires_at IS NOT NULL AND t.expires_at <= $7 THEN 'expired'
-                        WHEN t.disabled_at IS NOT NULL THEN 'disabled'
-                        WHEN t.not_before IS NOT NULL AND t.not_before > $7 THEN 'notYetValid'
-                        ELSE 'active' END)
-                   AND (t.created_at > $8 OR (t.created_at = $8 AND t.id > $9))
-                 ORDER BY t.created_at, t.id LIMIT $10"
-            ),
-            vec![
-                Value::text(filter.visible.account),
-                filter.kind.name().into(),
-                only,
-                maker,
-                Value::text(filter.volume.map(|id| id.to_string()).unwrap_or_default()),
-                filter.state.into(),
-                Value::time(filter.now),
-                page.after_at.into(),
-                Value::text(&page.after_id),
-                page.fetch().into(),
-            ],
-        )
-        .await?;
-    rows.into_iter()
-        .map(|row| {
-            let mut cells = row.cells();
-            let token = decode_cells(&mut cells)?;
-            Ok((token, cells.opt_text()?.unwrap_or_default()))
-        })
-        .collect()
-}
-
-/// Revokes one; false when it was revoked already.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn revoke(sql: &mut dyn Sql, id: TokenId, now: Timestamp, reason: &str) -> Result<bool> {
-    let changed = sql
-        .execute(
-            "UPDATE tokens SET revoked_at = $2, revoke_reason = $3
-             WHERE id = $1 AND revoked_at IS NULL",
-            vec![Value::text(id), Value::time(now), reason.into()],
-        )
-        .await?;
-    Ok(changed > 0)
-}
-
-/// Revokes what is live of a volume and tells which.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn revoke_of_volume(
-    sql: &mut dyn Sql,
-    volume: VolumeId,
-    now: Timestamp,
-    reason: &str,
-) -> Result<Vec<TokenId>> {
-    let rows = sql
-        .query(
-            "UPDATE tokens SET revoked_at = $2, revoke_reason = $3
-             WHERE volume_id = $1 AND revoked_at IS NULL RETURNING id",
-            vec![Value::text(volume), Value::time(now), reason.into()],
-        )
-        .await?;
-    rows.into_iter().map(|row| row.cells().parse()).collect()
-}
-
-/// Revokes what is live of a meta store and tells which.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn revoke_of_store(
-    sql: &mut dyn Sql,
-    store: &StoreId,
-    now: Timestamp,
-    reason: &str,
-) -> Result<Vec<TokenId>> {
-    let rows = sql
-        .query(
-            "UPDATE tokens SET revoked_at = $2, revoke_reason = $3
-             WHERE meta_store = $1 AND revoked_at IS NULL RETURNING id",
-            vec![Value::text(store), Value::time(now), reason.into()],
-        )
-        .await?;
-    rows.into_iter().map(|row| row.cells().parse()).collect()
-}
-
-/// Revokes the live tokens of an account with this role, except one, and
-/// tells which.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn revoke_of_role(
-    sql: &mut dyn Sql,
-    (account, role): (AccountId, Role),
-    except: TokenId,
-    now: Timestamp,
-    reason: &str,
-) -> Result<Vec<TokenId>> {
-    let rows = sql
-        .query(
-            "UPDATE tokens SET revoked_at = $4, revoke_reason = $5
-             WHERE account_id = $1 AND role = $2 AND id <> $3 AND revoked_at IS NULL
-             RETURNING id",
-            vec![
-                Value::text(account),
-                role.name().into(),
-                Value::text(except),
-                Value::time(now),
-                reason.into(),
-            ],
-        )
-        .await?;
-    rows.into_iter().map(|row| row.cells().parse()).collect()
-}
-
-/// Takes a token out of the listings and removes its verifiers; its id stays.
-///
-/// # Errors
-/// `DATABASE_FAILED`.
-pub async fn delete(sql: &mut dyn Sql, id: TokenId, now: Timestamp) -> Result<()> {
-    sql.execute("DELETE FROM token_secrets WHERE token_id = $1", vec![Value::text(id)]).await?;
-    sql.execute(
-        "UPDATE tokens SET deleted_at = $2 WHERE id = $1",
-        vec![Value::text(id), Value::time(now)],
-    )
-    .await
-    .map(drop)
+    let or_zero = |at: Option<Timestamp>| Value::from(at.map_or(0, Timestamp::as_microsecond));
+    let text_of = |id: Option<String>| Value::text(id.unwrap_or_default());
+    let mut args = vec![
+        Value::time(filter.now),
+        Value::text(filter.visible.account),
+        filter.kind.name().into(),
+        only,
+        maker,
+        filter.state.into(),
+        or_zero(filter.expiring_before),
+        or_zero(filter.unused_since),
+        i64::from(filter.overdue).into(),
+        text_of(filter.created_by.map(|id| id.to_string())),
+        or_zero(filter.created_before),
+        page.after_at.into(),
+        Value::text(&page.after_id),
+        page.fetch().into(),
+        i64::from(filter.unrevoked).into(),
+    ];
+    // Two texts, because no database finds the index behind an OR.
+    let text = if let Some(volume) = filter.volume {
+        args.push(Value::text(volume));
+        page!("AND t.volume_id = $16")
+    } else {
+        page!("")
+    };
+    sql.query(text, args).await?.into_iter().map(decode_listed).collect()
 }
 
 /// Is there another unlimited live token of this role in the account?
@@ -460,7 +441,9 @@ pub async fn has_other_of_role(
         sql,
         "SELECT id FROM tokens WHERE account_id = $1 AND role = $2 AND id <> $3
            AND revoked_at IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
-           AND volumes = '' AND cidrs = ''
+           AND volumes = '' AND cidrs = '' AND idle_seconds = 0
+           AND EXISTS (SELECT 1 FROM token_secrets s WHERE s.token_id = tokens.id
+                   AND s.retired_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > $4))
            AND (expires_at IS NULL OR expires_at > $4)
            AND (not_before IS NULL OR not_before <= $4) LIMIT 1",
         vec![
@@ -473,15 +456,34 @@ pub async fn has_other_of_role(
     Ok(row.await?.is_some())
 }
 
-/// Notes when tokens were last used; never backwards.
+/// Changes what `update` can change: notes, times, limits, restrictions.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
-pub async fn note_used(sql: &mut dyn Sql, id: TokenId, at: Timestamp) -> Result<()> {
+pub async fn update(sql: &mut dyn Sql, token: &TokenRecord) -> Result<()> {
+    let (mut names, mut rights, mut only) = (String::new(), Value::Text(None), String::new());
+    match &token.grant {
+        Grant::Account { volumes, .. } => only = joined(volumes),
+        Grant::Volume { rights: r, flags: f, .. } => {
+            rights = Value::text(r);
+            names = flags::names(f).join(",");
+        }
+        Grant::Meta { .. } => {}
+    }
     sql.execute(
-        "UPDATE tokens SET last_used_at = $2
-         WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",
-        vec![Value::text(id), Value::time(at)],
+        "UPDATE tokens SET notes = $2, expires_at = $3, not_before = $4, idle_seconds = $5, \
+         cidrs = $6, flags = $7, rights = $8, volumes = $9 WHERE id = $1",
+        vec![
+            Value::text(token.id),
+            Value::text(&token.notes),
+            Value::opt_time(token.expires_at),
+            Value::opt_time(token.not_before),
+            Value::unsigned(token.idle_seconds),
+            Value::text(joined(&token.cidrs)),
+            Value::text(names),
+            rights,
+            Value::text(only),
+        ],
     )
     .await
     .map(drop)

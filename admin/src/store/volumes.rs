@@ -221,3 +221,24 @@ pub async fn set_state(sql: &mut dyn Sql, id: VolumeId, state: VolumeState) -> R
     .await
     .map(drop)
 }
+
+/// Changes notes, restrictions, limits and retention.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn update(sql: &mut dyn Sql, volume: &Volume) -> Result<()> {
+    sql.execute(
+        "UPDATE volumes SET notes = $2, flags = $3, max_blocks = $4, max_inodes = $5, \
+         retention_seconds = $6 WHERE id = $1",
+        vec![
+            Value::text(volume.id),
+            Value::text(&volume.notes),
+            Value::text(flags::names(&volume.flags).join(",")),
+            Value::unsigned(volume.max_blocks),
+            Value::unsigned(volume.max_inodes),
+            Value::unsigned(volume.retention_seconds),
+        ],
+    )
+    .await
+    .map(drop)
+}

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_auth::token::{Token, TokenKind};
@@ -9,7 +10,7 @@ use flexfs_auth::verifier::{Argon2Settings, Pepper};
 use flexfs_common::home::Home;
 use flexfs_common::ids::ServerId;
 use flexfs_common::tls::{self, Peer, ServerCertificate, Trust};
-use flexfs_common::{Code, Error, status};
+use flexfs_common::{Code, Error, clock, status, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::admin_service_client::AdminServiceClient;
 use flexfs_proto::v1::authority_service_client::AuthorityServiceClient;
@@ -30,6 +31,9 @@ use crate::verify::Verify;
 
 /// Argon2 for tests alone: 64 KiB, one pass.
 pub(super) const CHEAP: Argon2Settings = Argon2Settings { memory_kib: 64, passes: 1, lanes: 1 };
+
+/// How long ended tokens stay listed.
+const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) type Client = AdminServiceClient<InterceptedService<Channel, BearerInterceptor>>;
 pub(super) type MetaClient = AuthorityServiceClient<InterceptedService<Channel, BearerInterceptor>>;
@@ -72,12 +76,11 @@ impl Site {
         let verify = Arc::new(Verify::new(store.clone(), self.pepper(), CHEAP).unwrap());
         bootstrap::run(&self.home, &store, &verify).await.unwrap();
         let registry = Arc::new(Registry::default());
-        let service =
-            Arc::new(Service::new(store.clone(), Arc::clone(&verify), ca, Arc::clone(&registry)));
+        let service = Arc::new(Service::new(store.clone(), verify, ca, registry));
         let stop = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(poll::follow(store.clone(), stop.clone())),
-            tokio::spawn(poll::write_back(store.clone(), registry, verify, stop.clone())),
+            tokio::spawn(poll::write_back(Arc::clone(&service), RETENTION, stop.clone())),
             tokio::spawn(server.serve(Arc::clone(&service), stop.clone())),
         ];
         let pem = std::fs::read_to_string(ssl.join("ca")).unwrap();
@@ -121,6 +124,20 @@ impl Running {
             task.await.unwrap();
         }
         self.store.close().await;
+    }
+
+    /// A claim code for a token of a volume.
+    pub(super) async fn claim(&self, client: &mut Client, volume: &str) -> Token {
+        let code = generate(TokenKind::Claim);
+        let end = clock::wall_now().checked_add(Duration::from_secs(600)).unwrap();
+        let request = v1::CreateVolumeTokenRequest {
+            volume: volume.to_owned(),
+            claim: Some(code.to_wire()),
+            claim_expires_at: Some(wire::timestamp_to_wire(end)),
+            ..Default::default()
+        };
+        client.create_volume_token(request).await.unwrap();
+        code
     }
 
     pub(super) fn client(&self, token: &Token) -> Client {
@@ -263,4 +280,17 @@ pub(super) fn code<T: std::fmt::Debug>(result: Result<T, tonic::Status>) -> Code
 
 pub(super) fn error<T: std::fmt::Debug>(result: Result<T, tonic::Status>) -> Error {
     status::from_status(&result.unwrap_err(), Code::AdminUnreachable)
+}
+
+/// The same token with another secret.
+pub(super) fn again(token: &Token) -> Token {
+    Token::generate_for(token.kind(), token.id()).unwrap()
+}
+
+/// Is this token accepted?
+pub(super) async fn used(admin: &Running, token: &Token) -> Result<(), Code> {
+    match admin.client(token).who_am_i(v1::WhoAmIRequest {}).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(code(Err::<(), _>(status))),
+    }
 }

@@ -14,7 +14,7 @@ use prost::Message;
 use tonic::Status;
 use tonic_prost::ProstCodec;
 
-use super::harness::{Running, Site, generate, make_volume, new_volume, registration};
+use super::harness::{Running, Site, again, generate, make_volume, new_volume, registration};
 use crate::service::methods::METHODS;
 use crate::store::Kind;
 
@@ -43,7 +43,7 @@ fn the_table_has_exactly_the_methods_there_are() {
     there.sort();
     table.sort();
     assert_eq!(there, table);
-    assert!(there.len() >= 31);
+    assert!(there.len() >= 44);
 }
 
 /// Things of tenant A that a method can act on, new for every cell, so that
@@ -53,6 +53,8 @@ struct Things {
     volume: v1::Volume,
     token: Token,
     account_token: Token,
+    /// Unredeemed, of the volume.
+    claim: Token,
     store: String,
     server: ServerId,
 }
@@ -71,12 +73,13 @@ impl World {
         let mut owner = self.admin.client(&self.owner);
         let (volume, token) = make_volume(&mut owner, &format!("v{n}")).await;
         let account_token = self.admin.account_token(&self.tenant, "viewer").await;
+        let claim = self.admin.claim(&mut owner, &volume.id).await;
         let store = format!("s{n}");
         self.admin.meta_store(&store).await;
         self.admin.block_store(&store).await;
         let account = self.admin.account(&format!("empty {n}")).await.id;
         let server = ServerId::random();
-        Things { account, volume, token, account_token, store, server }
+        Things { account, volume, token, account_token, claim, store, server }
     }
 
     /// A request that would succeed for whoever may do this. `foreign` names
@@ -101,6 +104,17 @@ impl World {
             "ListAccounts" | "ListMetaStores" | "ListBlockStores" | "ListVolumes" => {
                 list().encode_to_vec()
             }
+            "UpdateAccount" => v1::UpdateAccountRequest {
+                id: if foreign { self.tenant.clone() } else { String::new() },
+                email: Some("a@b".into()),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "DisableAccount" => {
+                v1::DisableAccountRequest { id: things.account.clone(), ..Default::default() }
+                    .encode_to_vec()
+            }
+            "EnableAccount" => get(&things.account).encode_to_vec(),
             "DeleteAccount" => delete(&things.account).encode_to_vec(),
             "CreateAccountToken" => v1::CreateAccountTokenRequest {
                 token: token(TokenKind::Account),
@@ -116,9 +130,66 @@ impl World {
                 ..Default::default()
             }
             .encode_to_vec(),
-            "GetToken" => {
+            "GetToken" | "EnableToken" | "GetRotation" => {
                 v1::GetTokenRequest { kind: kind(), id: volume_token, account_id }.encode_to_vec()
             }
+            "UpdateToken" => v1::UpdateTokenRequest {
+                kind: kind(),
+                id: volume_token,
+                account_id,
+                notes: Some("n".into()),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "DisableToken" => v1::DisableTokenRequest {
+                kind: kind(),
+                id: volume_token,
+                account_id,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "RotateToken" => v1::RotateTokenRequest {
+                kind: kind(),
+                id: volume_token,
+                account_id,
+                token: Some(again(&things.token).to_wire()),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "FinishRotation" => v1::FinishRotationRequest {
+                kind: kind(),
+                id: volume_token,
+                account_id,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "RevokeTokens" => v1::RevokeTokensRequest {
+                account_id,
+                kind: kind(),
+                volume: things.volume.id.clone(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "RedeemClaim" => v1::RedeemClaimRequest {
+                kind: kind(),
+                token: Token::generate_for(TokenKind::Volume, things.claim.id())
+                    .ok()
+                    .map(|token| token.to_wire()),
+            }
+            .encode_to_vec(),
+            "ListSessions" => v1::ListSessionsRequest {
+                account_id,
+                volume: things.volume.id.clone(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "UpdateVolume" => v1::UpdateVolumeRequest {
+                id: things.volume.id.clone(),
+                account_id,
+                notes: Some("n".into()),
+                ..Default::default()
+            }
+            .encode_to_vec(),
             "ListTokens" => {
                 v1::ListTokensRequest { kind: kind(), account_id, ..Default::default() }
                     .encode_to_vec()
@@ -247,6 +318,9 @@ async fn strangers(world: &World) -> Vec<(String, Option<String>)> {
         ("revoked owner", "UPDATE tokens SET revoked_at = 1 WHERE id = $1"),
         ("expired owner", "UPDATE tokens SET expires_at = 1 WHERE id = $1"),
         ("disabled owner", "UPDATE tokens SET disabled_at = 1 WHERE id = $1"),
+        ("owner of tomorrow", "UPDATE tokens SET not_before = 9000000000000000 WHERE id = $1"),
+        ("owner from elsewhere", "UPDATE tokens SET cidrs = '192.0.2.0/24' WHERE id = $1"),
+        ("owner with an old secret", "UPDATE token_secrets SET retired_at = 1 WHERE token_id = $1"),
     ] {
         let token = admin.account_token(&world.tenant, "owner").await;
         let mut tx = admin.store.begin().await.unwrap();
@@ -275,6 +349,7 @@ async fn every_method_for_every_caller() {
     }
     callers.push(("owner of another account".into(), Some(other.owner.reveal().to_owned())));
     callers.push(("volume token".into(), None));
+    callers.push(("claim code".into(), None));
     callers.push(("meta token".into(), Some(meta.reveal().to_owned())));
 
     let mut rows: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
@@ -293,6 +368,9 @@ async fn every_method_for_every_caller() {
             let own;
             let token = if name == "volume token" {
                 own = things.token.reveal().to_owned();
+                Some(own.as_str())
+            } else if name == "claim code" {
+                own = things.claim.reveal().to_owned();
                 Some(own.as_str())
             } else {
                 token.as_deref()

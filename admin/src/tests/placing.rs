@@ -164,7 +164,7 @@ async fn tokens_of_live_sessions_are_checked_by_id() {
         .map(|state| state.refused.as_ref().map_or("", |refused| refused.code.as_str()))
         .collect();
     let unknown = "TOKEN_UNKNOWN";
-    assert_eq!(codes, ["", "TOKEN_REVOKED", "TOKEN_REVOKED", "TOKEN_REVOKED", unknown, unknown]);
+    assert_eq!(codes, ["", "TOKEN_REVOKED", "TOKEN_REVOKED", "TOKEN_ROTATED", unknown, unknown]);
     for (asked, state) in tokens.iter().zip(&reply.states) {
         assert_eq!((&asked.token_id, &asked.secret_id), (&state.token_id, &state.secret_id));
     }

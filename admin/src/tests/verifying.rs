@@ -3,47 +3,19 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use flexfs_auth::token::{Token, TokenKind};
+use flexfs_auth::token::TokenKind;
 use flexfs_common::{Code, limits};
 use flexfs_proto::v1;
 
-use super::harness::{CHEAP, Site, code, error, generate, make_volume, revoke};
+use super::harness::{CHEAP, Site, again, code, error, generate, make_volume, revoke};
 use crate::store::{Kind, Value, audit, tokens};
-use crate::verify::Verify;
-
-/// A token with the id of another and a secret of its own.
-fn with_id_of(token: &Token) -> Token {
-    use std::fmt::Write as _;
-    let other = generate(token.kind());
-    // prefix_ID(22)_SECRET(43)CRC(6)
-    let mut text = String::new();
-    write!(text, "{}{}", &token.reveal()[..28], &other.reveal()[28..71]).unwrap();
-    let mut sum = u64::from(crc32(text.as_bytes()));
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut tail = Vec::new();
-    for _ in 0..6 {
-        tail.push(digits[usize::try_from(sum % 62).unwrap()]);
-        sum /= 62;
-    }
-    tail.reverse();
-    text.push_str(std::str::from_utf8(&tail).unwrap());
-    Token::parse(&text).unwrap()
-}
-
-/// CRC-32 (IEEE 802.3), bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 }
-        })
-    })
-}
+use crate::verify::{Shown, Verify};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_token_and_a_wrong_secret_look_the_same() {
     let site = Site::new(Kind::Sqlite);
     let admin = site.start().await;
-    let wrong = with_id_of(&admin.root);
+    let wrong = again(&admin.root);
     assert_eq!(wrong.id(), admin.root.id());
     let wrong = admin.client(&wrong).who_am_i(v1::WhoAmIRequest {}).await.unwrap_err();
     let unknown = generate(TokenKind::Account);
@@ -113,6 +85,7 @@ async fn state_is_told_after_the_secret_is_right_and_takes_effect_at_once() {
                 source: None,
                 outcome: crate::audit::OK,
                 detail: String::new(),
+                request: None,
             };
             tx.commit(entry, &[change]).await.unwrap();
         }
@@ -126,7 +99,7 @@ async fn state_is_told_after_the_secret_is_right_and_takes_effect_at_once() {
         set(sql).await;
         assert_eq!(code(client.who_am_i(v1::WhoAmIRequest {}).await), expected);
         // Only to him who holds it.
-        let wrong = with_id_of(&viewer);
+        let wrong = again(&viewer);
         let refused = admin.client(&wrong).who_am_i(v1::WhoAmIRequest {}).await;
         assert_eq!(code(refused), Code::TokenUnknown);
     }
@@ -208,7 +181,7 @@ async fn refusals_are_counted_in_the_audit_log() {
     let before = audit::after(admin.store.reader().as_mut(), 0).await.unwrap().len();
     for _ in 0..150 {
         let id = flexfs_common::ids::TokenId::random();
-        admin.service.verifier().note_refusal(None, id, Code::TokenUnknown);
+        admin.service.verifier().note_refusal(None, Shown::Unproven(id), Code::TokenUnknown);
     }
     admin.service.verifier().flush_refused().await.unwrap();
     let after = audit::after(admin.store.reader().as_mut(), 0).await.unwrap();
@@ -224,7 +197,7 @@ async fn last_used_is_written_back() {
     admin.client(&tenant.owner).who_am_i(v1::WhoAmIRequest {}).await.unwrap();
     admin.service.verifier().flush_used().await.unwrap();
     let record = tokens::by_id(admin.store.reader().as_mut(), tenant.owner.id()).await.unwrap();
-    assert!(record.unwrap().last_used_at.is_some());
+    assert!(record.unwrap().used.last_at.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flexfs_common::ids::TokenId;
+use flexfs_common::ids::{AccountId, TokenId};
 use flexfs_common::{Code, Result};
 use parking_lot::Mutex;
 
@@ -15,9 +15,18 @@ use crate::store::Store;
 /// Rows of one batch; what comes beyond is counted in one more row.
 const ROWS_MAX: usize = 100;
 
+/// A token that was shown, and whether it was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shown {
+    /// The id that was shown; nothing is proven.
+    Unproven(TokenId),
+    /// The secret is one of this token, of this account.
+    Proven(TokenId, AccountId),
+}
+
 #[derive(Debug, Default)]
 struct Counted {
-    rows: HashMap<(Option<IpAddr>, TokenId, Code), u64>,
+    rows: HashMap<(Option<IpAddr>, Shown, Code), u64>,
     beyond: u64,
 }
 
@@ -25,9 +34,9 @@ struct Counted {
 pub(super) struct Refused(Mutex<Counted>);
 
 impl Refused {
-    pub(super) fn note(&self, from: Option<IpAddr>, token: TokenId, code: Code) {
+    pub(super) fn note(&self, from: Option<IpAddr>, shown: Shown, code: Code) {
         let mut counted = self.0.lock();
-        let key = (from, token, code);
+        let key = (from, shown, code);
         if let Some(count) = counted.rows.get_mut(&key) {
             *count += 1;
         } else if counted.rows.len() < ROWS_MAX {
@@ -43,15 +52,21 @@ impl Refused {
         let mut entries: Vec<Entry> = counted
             .rows
             .into_iter()
-            .map(|((source, token, code), count)| Entry {
-                // Who it claims to be: nothing is proven.
-                who: Who::Claimed(token),
-                account: None,
-                action: "token.use",
-                target: token.to_string(),
-                source,
-                outcome: code.name(),
-                detail: format!("{count} times"),
+            .map(|((source, shown, code), count)| {
+                let (who, account, token) = match shown {
+                    Shown::Unproven(token) => (Who::Claimed(token), None, token),
+                    Shown::Proven(token, account) => (Who::Token(token), Some(account), token),
+                };
+                Entry {
+                    who,
+                    account,
+                    action: action(code),
+                    target: token.to_string(),
+                    source,
+                    outcome: code.name(),
+                    detail: format!("{count} times"),
+                    request: None,
+                }
             })
             .collect();
         if counted.beyond > 0 {
@@ -63,11 +78,22 @@ impl Refused {
                 source: None,
                 outcome: Code::RateLimited.name(),
                 detail: format!("{} more refusals, not listed", counted.beyond),
+                request: None,
             });
         }
         if entries.is_empty() {
             return Ok(());
         }
         store.begin().await?.commit_refusals(&entries).await
+    }
+}
+
+/// What the record is called: an ended secret or a redeemed claim code in use
+/// may be in the wrong hands, which somebody should look at.
+fn action(code: Code) -> &'static str {
+    match code {
+        Code::TokenRotated => "token.reuse",
+        Code::ClaimUsed => "claim.reuse",
+        _ => "token.use",
     }
 }

@@ -1,40 +1,152 @@
-//! When tokens were last used: gathered in memory, written now and then,
+//! Who used which secret, and when: gathered in memory, written now and then,
 //! never a write per request.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use flexfs_common::Result;
-use flexfs_common::ids::TokenId;
+use flexfs_common::ids::{SecretId, TokenId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::store::{Store, tokens};
+use super::{Showing, Verified};
+use crate::store::Store;
+use crate::store::secrets::{self, Uses};
 
-/// Tokens gathered between two writes; what comes beyond is not noted.
+/// Entries gathered between two writes; what comes beyond is not noted.
 const GATHERED_MAX: usize = 65_536;
-/// Rows of one transaction: the writer is not held for long.
+/// Entries of one transaction: the writer is not held for long.
 const ROWS_PER_WRITE: usize = 1000;
+/// Bytes of a host's name that are kept (RFC 1035 section 2.3.4).
+const HOST_MAX_LEN: usize = 255;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    token: TokenId,
+    secret: SecretId,
+    host: Arc<str>,
+    from: Option<IpAddr>,
+}
 
 #[derive(Debug, Default)]
-pub(super) struct Used(Mutex<HashMap<TokenId, Timestamp>>);
+struct Gathered {
+    uses: HashMap<Key, (Timestamp, u64)>,
+    // The last use of tokens that end when unused, until it is written.
+    idle: HashMap<TokenId, Timestamp>,
+    // Somebody wants to know soon: a rotation is under way.
+    urgent: bool,
+}
 
-impl Used {
-    pub(super) fn note(&self, id: TokenId, at: Timestamp) {
-        let mut used = self.0.lock();
-        if used.len() < GATHERED_MAX || used.contains_key(&id) {
-            used.insert(id, at);
+#[derive(Debug, Default)]
+pub(super) struct UsedLately(Mutex<Gathered>);
+
+impl UsedLately {
+    pub(super) fn note(&self, verified: &Verified, showing: &Showing<'_>, at: Timestamp) {
+        let Some(secret) = verified.secret_id else { return };
+        let token = &verified.standing.token;
+        let key =
+            Key { token: token.id, secret, host: host_name(showing.host), from: showing.from };
+        // Old secrets are those that a rotation waits for.
+        let old = verified.standing.secrets.last().is_some_and(|newest| newest.id != secret);
+        let mut gathered = self.0.lock();
+        if gathered.uses.len() >= GATHERED_MAX && !gathered.uses.contains_key(&key) {
+            return;
+        }
+        let (last, count) = gathered.uses.entry(key).or_insert((at, 0));
+        *last = at.max(*last);
+        *count += 1;
+        gathered.urgent |= old;
+        if token.idle_seconds > 0 {
+            gathered.idle.insert(token.id, at);
         }
     }
 
+    /// The last use of a token that ends when unused, as far as it is not
+    /// yet written.
+    pub(super) fn last(&self, token: TokenId) -> Option<Timestamp> {
+        self.0.lock().idle.get(&token).copied()
+    }
+
+    /// Is there something that should not wait?
+    pub(super) fn is_urgent(&self) -> bool {
+        self.0.lock().urgent
+    }
+
+    /// Writes what was gathered; what could not be written is tried again.
     pub(super) async fn flush(&self, store: &Store) -> Result<()> {
-        let used: Vec<_> = std::mem::take(&mut *self.0.lock()).into_iter().collect();
-        for part in used.chunks(ROWS_PER_WRITE) {
-            let mut tx = store.begin().await?;
-            for (id, at) in part {
-                tokens::note_used(tx.sql(), *id, *at).await?;
+        let (mut uses, idle) = {
+            let mut gathered = self.0.lock();
+            gathered.urgent = false;
+            let idle = gathered.idle.clone();
+            (std::mem::take(&mut gathered.uses).into_iter().collect::<Vec<_>>(), idle)
+        };
+        while !uses.is_empty() {
+            let part = uses.len().saturating_sub(ROWS_PER_WRITE);
+            if let Err(error) = write(store, uses.get(part..).unwrap_or_default()).await {
+                self.put_back(uses);
+                return Err(error);
             }
-            tx.commit_quietly().await?;
+            uses.truncate(part);
         }
+        let mut gathered = self.0.lock();
+        gathered.idle.retain(|token, at| idle.get(token).is_none_or(|written| *at > *written));
         Ok(())
+    }
+
+    fn put_back(&self, uses: Vec<(Key, (Timestamp, u64))>) {
+        let mut gathered = self.0.lock();
+        for (key, (at, count)) in uses {
+            if gathered.uses.len() >= GATHERED_MAX {
+                return;
+            }
+            let (last, sum) = gathered.uses.entry(key).or_insert((at, 0));
+            *last = at.max(*last);
+            *sum += count;
+        }
+    }
+}
+
+async fn write(store: &Store, uses: &[(Key, (Timestamp, u64))]) -> Result<()> {
+    let mut tx = store.begin().await?;
+    for (key, (at, count)) in uses {
+        let uses = Uses {
+            token: key.token,
+            secret: key.secret,
+            host: &key.host,
+            from: key.from,
+            at: *at,
+            count: *count,
+        };
+        secrets::note_uses(tx.sql(), &uses).await?;
+    }
+    tx.commit_quietly().await
+}
+
+/// What a host says of itself, harmless in listings.
+pub(crate) fn host_name(text: &str) -> Arc<str> {
+    let clean = |c: &char| !c.is_control();
+    if text.len() <= HOST_MAX_LEN && text.chars().all(|c| clean(&c)) {
+        return text.into();
+    }
+    let mut out = String::new();
+    for c in text.chars().filter(clean) {
+        if out.len() + c.len_utf8() > HOST_MAX_LEN {
+            break;
+        }
+        out.push(c);
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_hosts_are_bounded_and_harmless() {
+        assert_eq!(&*host_name("build-7"), "build-7");
+        assert_eq!(&*host_name("a\u{1b}[2Jb\n"), "a[2Jb");
+        assert_eq!(host_name(&"é".repeat(1000)).len(), 254);
     }
 }

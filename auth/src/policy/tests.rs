@@ -33,6 +33,7 @@ fn principals() -> Vec<(String, Principal)> {
         Principal::Volume { token_id, account_id: OWN, volume_id: MINE },
     ));
     all.push(("meta".to_owned(), Principal::Meta { token_id, meta_store: "m1".parse().unwrap() }));
+    all.push(("claim".to_owned(), Principal::Claim { token_id }));
     all
 }
 
@@ -41,6 +42,7 @@ fn actions() -> Vec<Action> {
         Action::WhoAmI,
         Action::StatusRead,
         Action::AccountWrite,
+        Action::AccountUpdate,
         Action::AccountRead,
         Action::AccountTokenWrite,
         Action::AccountTokenRead,
@@ -56,7 +58,10 @@ fn actions() -> Vec<Action> {
         Action::MountDescribe,
         Action::ServerDescribe,
         Action::Authority,
+        Action::SessionRead,
         Action::SelfRevoke,
+        Action::SelfRotate,
+        Action::ClaimRedeem,
     ];
     all.extend(Role::ALL.map(Action::AccountTokenCreate));
     all

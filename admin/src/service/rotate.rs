@@ -1,0 +1,302 @@
+//! Rotation: a token gets another secret, the earlier ones live on for the
+//! overlap, and `finish` ends them before. At every moment at least one secret
+//! is good: the new one is written before the old ones get an end.
+
+use std::time::Duration;
+
+use flexfs_auth::policy::Action;
+use flexfs_auth::token::TokenKind;
+use flexfs_common::{Code, Error, Result, limits};
+use flexfs_proto::v1::{self, FeedKind};
+use jiff::{SignedDuration, Timestamp};
+
+use super::input::{self, bad};
+use super::mint::{self, Minted, check_hands_out, token_change};
+use super::revoke::{Revoked, Settled, Whose, stores, volume_of};
+use super::{Caller, Service};
+use crate::model::{SecretRecord, SecretUse, TokenRecord, TokenState};
+use crate::store::tokens::Listed;
+use crate::store::{Sql, claims, feed, secrets, tokens};
+
+/// A token and its secrets, the oldest first.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// The token.
+    pub shown: Listed,
+    /// Each with the hosts that use it.
+    pub secrets: Vec<(SecretRecord, Vec<SecretUse>)>,
+    /// When this was so.
+    pub now: Timestamp,
+}
+
+/// A step of a rotation that was done.
+#[derive(Clone, Debug)]
+pub struct Rotated {
+    /// How the token stands now.
+    pub rotation: Rotation,
+    /// What ended with it.
+    pub ended: Revoked,
+}
+
+impl Service {
+    /// Adds a secret to a token; the earlier ones end with the overlap, or now
+    /// in an emergency. The same secret again changes nothing.
+    ///
+    /// # Errors
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `TOKEN_EXISTS` for a secret that the token had before,
+    /// `TOKEN_SECRETS_FULL`, `ARGUMENT_INVALID`.
+    pub async fn rotate_token(
+        &self,
+        caller: &Caller,
+        request: v1::RotateTokenRequest,
+    ) -> Result<Rotated> {
+        let overlap = overlap(&request)?;
+        let asked = (request.kind.as_str(), request.id.as_str());
+        let wanted =
+            self.wanted(caller, asked, &request.account_id, Some(Action::SelfRotate)).await?;
+        let token = input::new_token(request.token.as_ref(), wanted.kind)?;
+        // Before the slow step: is there anything to rotate at all?
+        let found = self.target(self.store.reader().as_mut(), caller, &wanted).await?;
+        if token.id() != found.id {
+            return Err(bad("the new secret is not one for this token: the ids differ"));
+        }
+        let minted = self.derive(token).await?;
+        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let token = self.target(tx.sql(), caller, &wanted).await?;
+        if !wanted.is_own() {
+            check_hands_out(caller, &token)?;
+        }
+        let now = mint::now();
+        require_living(&token, now)?;
+        let before = secrets::of_token(tx.sql(), token.id).await?;
+        let repeated = self.repeated_secret(&minted, &before, now)?;
+        let (mut revision, mut settled) = (0, Settled::default());
+        if repeated {
+            drop(tx);
+        } else {
+            let live = live(&before, now);
+            if overlap.is_some() && live.len() >= limits::SECRETS_PER_TOKEN {
+                return Err(Code::TokenSecretsFull.into());
+            }
+            insert(tx.sql(), &token, &minted, &before, now).await?;
+            for secret in &live {
+                end(tx.sql(), secret, now, overlap).await?;
+            }
+            claims::remove(tx.sql(), token.id).await?;
+            let volume = volume_of(tx.sql(), &token).await?;
+            let millis = if overlap.is_none() { request.wait_millis } else { 0 };
+            let whose = Whose::Tokens(vec![token.id]);
+            let wait = self.prepare_wait(tx.sql(), whose, stores(&volume), millis).await?;
+            let change = token_change(FeedKind::TokenChanged, &token, volume.as_ref());
+            let mut entry = caller.entry(Some(token.account_id), "token.rotate", token.id);
+            entry.detail = match overlap {
+                Some(overlap) => format!("overlap of {} s", overlap.as_secs()),
+                None => "emergency".to_owned(),
+            };
+            revision = tx.commit(entry, &[change]).await?;
+            settled = self.settle(wait, revision).await?;
+        }
+        self.rotated(&token, revision, settled).await
+    }
+
+    /// Is this secret there already, and live?
+    fn repeated_secret(
+        &self,
+        minted: &Minted,
+        before: &[SecretRecord],
+        now: Timestamp,
+    ) -> Result<bool> {
+        let same = self.verify.matching(&minted.token, before);
+        match same {
+            None => Ok(false),
+            Some(secret) if secret.live(now) => Ok(true),
+            Some(_) => Err(Error::new(
+                Code::TokenExists,
+                "the token had this secret before, and it has ended: generate another one",
+            )),
+        }
+    }
+
+    async fn rotated(
+        &self,
+        token: &TokenRecord,
+        revision: u64,
+        settled: Settled,
+    ) -> Result<Rotated> {
+        let mut reader = self.store.reader();
+        let revision = match revision {
+            0 => feed::head(reader.as_mut()).await?.revision,
+            done => done,
+        };
+        let rotation = rotation(reader.as_mut(), token).await?;
+        Ok(Rotated { rotation, ended: Revoked { id: token.id.to_string(), revision, settled } })
+    }
+
+    /// The secrets of a token, and who uses each.
+    ///
+    /// # Errors
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`.
+    pub async fn get_rotation(
+        &self,
+        caller: &Caller,
+        request: v1::GetTokenRequest,
+    ) -> Result<Rotation> {
+        let asked = (request.kind.as_str(), request.id.as_str());
+        let wanted =
+            self.wanted(caller, asked, &request.account_id, Some(Action::SelfRotate)).await?;
+        // What this process has not yet written is told as well.
+        self.verify.flush_used().await?;
+        let mut reader = self.store.reader();
+        let token = self.target(reader.as_mut(), caller, &wanted).await?;
+        rotation(reader.as_mut(), &token).await
+    }
+
+    /// Ends all secrets of a token but the newest.
+    ///
+    /// # Errors
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `ROTATION_IN_USE` while a mount, or a use of the last minute, needs an
+    /// old one, unless forced.
+    pub async fn finish_rotation(
+        &self,
+        caller: &Caller,
+        request: v1::FinishRotationRequest,
+    ) -> Result<Rotated> {
+        let asked = (request.kind.as_str(), request.id.as_str());
+        let wanted =
+            self.wanted(caller, asked, &request.account_id, Some(Action::SelfRotate)).await?;
+        self.verify.flush_used().await?;
+        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let token = self.target(tx.sql(), caller, &wanted).await?;
+        let now = mint::now();
+        if token.state(now) == TokenState::Revoked {
+            return Err(Code::TokenEnded.into());
+        }
+        let all = secrets::of_token(tx.sql(), token.id).await?;
+        let live = live(&all, now);
+        let Some((_, old)) = live.split_last().filter(|(_, old)| !old.is_empty()) else {
+            drop(tx);
+            return self.rotated(&token, 0, Settled::default()).await;
+        };
+        if !request.force {
+            check_unused(tx.sql(), old, now).await?;
+        }
+        let volume = volume_of(tx.sql(), &token).await?;
+        let whose = Whose::Tokens(vec![token.id]);
+        let wait = self.prepare_wait(tx.sql(), whose, stores(&volume), request.wait_millis).await?;
+        for secret in old {
+            secrets::retire(tx.sql(), secret.id, now).await?;
+        }
+        let change = token_change(FeedKind::TokenChanged, &token, volume.as_ref());
+        let mut entry = caller.entry(Some(token.account_id), "rotation.finish", token.id);
+        entry.detail = if request.force { "forced".to_owned() } else { String::new() };
+        let revision = tx.commit(entry, &[change]).await?;
+        let settled = self.settle(wait, revision).await?;
+        self.rotated(&token, revision, settled).await
+    }
+}
+
+/// `None` = an emergency: no overlap at all.
+fn overlap(request: &v1::RotateTokenRequest) -> Result<Option<Duration>> {
+    if request.emergency {
+        return match request.overlap_seconds {
+            0 => Ok(None),
+            _ => Err(bad("an emergency has no overlap")),
+        };
+    }
+    let overlap = match request.overlap_seconds {
+        0 => limits::ROTATION_OVERLAP,
+        seconds => Duration::from_secs(seconds),
+    };
+    if overlap > limits::ROTATION_OVERLAP_MAX {
+        let days = limits::ROTATION_OVERLAP_MAX.as_secs() / 86_400;
+        return Err(bad(format!("an overlap is at most {days} days")));
+    }
+    Ok(Some(overlap))
+}
+
+fn require_living(token: &TokenRecord, now: Timestamp) -> Result<()> {
+    if token.lives(now) { Ok(()) } else { Err(Code::TokenEnded.into()) }
+}
+
+fn live(secrets: &[SecretRecord], now: Timestamp) -> Vec<SecretRecord> {
+    secrets.iter().filter(|secret| secret.live(now)).cloned().collect()
+}
+
+/// Writes the new secret, in the order of creation also when clocks of
+/// several admins differ.
+pub(super) async fn insert(
+    sql: &mut dyn Sql,
+    token: &TokenRecord,
+    minted: &Minted,
+    before: &[SecretRecord],
+    now: Timestamp,
+) -> Result<()> {
+    let after = before
+        .last()
+        .and_then(|last| last.created_at.checked_add(SignedDuration::from_micros(1)).ok());
+    let at = after.map_or(now, |after| after.max(now));
+    let secret = SecretRecord::new(minted.token.last4(), minted.verifier.clone(), at);
+    secrets::insert(sql, token.id, &secret).await
+}
+
+async fn end(
+    sql: &mut dyn Sql,
+    secret: &SecretRecord,
+    now: Timestamp,
+    overlap: Option<Duration>,
+) -> Result<()> {
+    let Some(overlap) = overlap else { return secrets::retire(sql, secret.id, now).await };
+    let end = now.checked_add(overlap).map_err(|e| bad("the overlap is too long").caused_by(e))?;
+    secrets::end_by(sql, secret.id, end).await
+}
+
+/// Who still needs one of these secrets? Names of hosts are of this token's
+/// own users, which its owner may know.
+async fn check_unused(sql: &mut dyn Sql, old: &[SecretRecord], now: Timestamp) -> Result<()> {
+    let since = now.checked_sub(limits::ROTATION_USE).unwrap_or(Timestamp::MIN);
+    let mut users = Vec::new();
+    for secret in old {
+        for host in secrets::hosts(sql, secret.id).await? {
+            if host.sessions > 0 || host.last_used_at > since {
+                users.push(user(&host, now));
+            }
+        }
+    }
+    users.sort();
+    users.dedup();
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::RotationInUse,
+        format!("old secrets of the token are still used by: {}", users.join(", ")),
+    ))
+}
+
+fn user(host: &SecretUse, now: Timestamp) -> String {
+    let name = match (host.host.as_str(), host.address.as_str()) {
+        ("", "") => "an unknown host".to_owned(),
+        ("", address) => address.to_owned(),
+        (name, "") => name.to_owned(),
+        (name, address) => format!("{name} ({address})"),
+    };
+    match host.sessions {
+        0 => format!("{name}, {} s ago", now.duration_since(host.last_used_at).as_secs().max(0)),
+        1 => format!("{name}, 1 mount"),
+        mounts => format!("{name}, {mounts} mounts"),
+    }
+}
+
+async fn rotation(sql: &mut dyn Sql, token: &TokenRecord) -> Result<Rotation> {
+    let now = mint::now();
+    let shown = tokens::listed(sql, token.id, now).await?.ok_or(Code::TokenNotFound)?;
+    let mut out = Vec::new();
+    for secret in secrets::of_token(sql, token.id).await? {
+        let hosts = secrets::hosts(sql, secret.id).await?;
+        out.push((secret, hosts));
+    }
+    debug_assert_ne!(shown.token.grant.kind(), TokenKind::Claim);
+    Ok(Rotation { shown, secrets: out, now })
+}

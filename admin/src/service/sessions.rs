@@ -1,0 +1,105 @@
+//! Live mounts: what metadata servers report, and who may see it.
+
+use flexfs_auth::policy::{Action, Resource, authorize};
+use flexfs_common::ids::{SecretId, SessionId, TokenId, VolumeId};
+use flexfs_common::name::StoreId;
+use flexfs_common::{Code, Error, Result, wire};
+use flexfs_proto::v1;
+
+use super::{Caller, Service, hidden};
+use crate::model::{LiveSession, MetaServer};
+use crate::page::Page;
+use crate::store::sessions;
+use crate::verify::host_name;
+
+/// Sessions of one report.
+const REPORT_MAX: usize = 1000;
+
+impl Service {
+    /// The mounts of an account's volumes, as far as the caller may see them.
+    ///
+    /// # Errors
+    /// `ACCOUNT_NOT_FOUND`, `VOLUME_NOT_FOUND`, `ROLE_FORBIDDEN`.
+    pub async fn list_sessions(
+        &self,
+        caller: &Caller,
+        request: v1::ListSessionsRequest,
+    ) -> Result<(Vec<(LiveSession, String)>, String)> {
+        let account = self.account_of(caller, &request.account_id).await?;
+        authorize(&caller.principal, Action::SessionRead, Resource::Account(account))
+            .map_err(|e| hidden(e, Code::AccountNotFound))?;
+        let page = Page::parse(request.limit, &request.page)?;
+        let mut reader = self.store.reader();
+        let volume = if request.volume.is_empty() {
+            String::new()
+        } else {
+            let (volume, _permit) = self
+                .find_volume(reader.as_mut(), caller, Action::SessionRead, account, &request.volume)
+                .await?;
+            volume.id.to_string()
+        };
+        let visible = caller.visible(account);
+        let mut items = sessions::list(reader.as_mut(), &visible, &volume, &page).await?;
+        let next =
+            page.finish(&mut items, |(s, _)| (s.opened_at.as_microsecond(), s.id.to_string()));
+        Ok((items, next))
+    }
+
+    /// Notes what a server reports of its sessions.
+    ///
+    /// # Errors
+    /// `PROTOCOL_INVALID`, `DATABASE_FAILED`.
+    pub async fn note_sessions(
+        &self,
+        store: &StoreId,
+        server: &MetaServer,
+        report: v1::SessionReport,
+    ) -> Result<()> {
+        if report.opened.len() > REPORT_MAX || report.closed.len() > REPORT_MAX {
+            return Err(Error::new(Code::ProtocolInvalid, "a report of too many sessions"));
+        }
+        let opened: Vec<LiveSession> =
+            report.opened.iter().map(|s| parse(server, s)).collect::<Result<_>>()?;
+        let closed: Vec<SessionId> =
+            report.closed.iter().map(|id| session_id(id)).collect::<Result<_>>()?;
+        let mut tx = self.store.begin().await?;
+        if report.all {
+            sessions::clear(tx.sql(), server.id).await?;
+        }
+        for session in &opened {
+            sessions::put(tx.sql(), store, session).await?;
+        }
+        for id in closed {
+            sessions::remove(tx.sql(), server.id, id).await?;
+        }
+        sessions::note_used(tx.sql(), server.id, super::mint::now()).await?;
+        tx.commit_quietly().await
+    }
+}
+
+fn session_id(bytes: &[u8]) -> Result<SessionId> {
+    let bytes: [u8; 16] = bytes
+        .try_into()
+        .map_err(|_| Error::new(Code::ProtocolInvalid, "a session id is 16 bytes"))?;
+    Ok(SessionId::from_bytes(bytes))
+}
+
+fn parse(server: &MetaServer, session: &v1::LiveSession) -> Result<LiveSession> {
+    let bad = |e: Error| Error::new(Code::ProtocolInvalid, "a session's id").caused_by(e);
+    let short = |text: &str| host_name(text).to_string();
+    Ok(LiveSession {
+        id: session_id(&session.session_id)?,
+        server: server.id,
+        token_id: session.token_id.parse::<TokenId>().map_err(bad)?,
+        secret_id: session.secret_id.parse::<SecretId>().map_err(bad)?,
+        volume_id: session.volume_id.parse::<VolumeId>().map_err(bad)?,
+        mount_path: session.mount_path.clone(),
+        host: short(&session.host_name),
+        dir: short(&session.dir),
+        address: short(&session.peer_address),
+        opened_at: match &session.opened_at {
+            Some(at) => wire::timestamp_from_wire(at)?,
+            None => super::mint::now(),
+        },
+    })
+}
