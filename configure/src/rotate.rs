@@ -78,9 +78,7 @@ struct Own<'a> {
 
 /// `rotate …-token`
 pub(crate) fn token(session: &Session, kind: TokenKind, arguments: &Arguments) -> Result<()> {
-    let current = token::get(session, kind, &arguments.id)?;
-    let id: TokenId = current
-        .id
+    let id: TokenId = token::find_id(session, kind, &arguments.id)?
         .parse()
         .map_err(|e| Error::new(Code::ProtocolInvalid, "a token's id is no UUID").caused_by(e))?;
     let own = Own::of(session, kind, id)?;

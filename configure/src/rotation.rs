@@ -254,19 +254,19 @@ impl View for Row<'_> {
 /// The token that is meant, of whatever kind.
 fn find(session: &Session, which: &Which) -> Result<(TokenKind, String)> {
     if let Some(kind) = which.kind {
-        return Ok((kind, token::get(session, kind, &which.id)?.id));
+        return Ok((kind, token::find_id(session, kind, &which.id)?));
     }
     let tries = [TokenKind::Volume, TokenKind::Account, TokenKind::Meta]
-        .map(|kind| (kind, token::get(session, kind, &which.id)));
+        .map(|kind| (kind, token::find_id(session, kind, &which.id)));
     one_of(&which.id, tries)
 }
 
 /// The only kind that has such a token. What one may not see is not there.
-fn one_of(text: &str, tries: [(TokenKind, Result<v1::Token>); 3]) -> Result<(TokenKind, String)> {
+fn one_of(text: &str, tries: [(TokenKind, Result<String>); 3]) -> Result<(TokenKind, String)> {
     let mut found = Vec::new();
     for (kind, outcome) in tries {
         match outcome {
-            Ok(token) => found.push((kind, token.id)),
+            Ok(id) => found.push((kind, id)),
             Err(error) => match error.kind() {
                 // A prefix of several ids is told by its message.
                 Kind::NotFound if error.message() == error.code().sentence() => {}

@@ -29,8 +29,6 @@ pub(crate) struct List {
 #[serde(rename_all = "camelCase")]
 struct SessionView {
     id: String,
-    #[serde(rename = "accountID", skip_serializing_if = "Option::is_none")]
-    account_id: Option<String>,
     #[serde(rename = "volumeID")]
     volume_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +54,6 @@ impl From<v1::Session> for SessionView {
     fn from(session: v1::Session) -> SessionView {
         SessionView {
             id: session.id,
-            account_id: text(session.account_id),
             volume_id: session.volume_id,
             volume_name: text(session.volume_name),
             token_id: session.token_id,
@@ -82,7 +79,6 @@ impl View for SessionView {
         column("OPENED"),
         wide("SECRET"),
         wide("SERVER"),
-        wide("ACCOUNT"),
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -97,7 +93,6 @@ impl View for SessionView {
             short(self.opened_at.as_deref()),
             cell(self.secret_id.as_ref()),
             self.server_id.clone(),
-            cell(self.account_id.as_ref()),
         ]
     }
 

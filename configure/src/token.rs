@@ -5,7 +5,7 @@ use clap::Args;
 use flexfs_auth::reference;
 use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::ids::TokenId;
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Error, Kind, Result};
 use flexfs_proto::v1;
 use serde::Serialize;
 
@@ -150,6 +150,24 @@ pub(crate) fn show(session: &Session, kind: TokenKind, by: &ById) -> Result<()> 
 pub(crate) fn get(session: &Session, kind: TokenKind, id: &str) -> Result<v1::Token> {
     let request = get_request(session, kind, id);
     session.ask(|mut admin| async move { admin.get_token(request).await })
+}
+
+/// The whole id of the token that is meant. A role that may see no account
+/// tokens knows its own all the same.
+///
+/// # Errors
+/// Those of the call.
+pub(crate) fn find_id(session: &Session, kind: TokenKind, id: &str) -> Result<String> {
+    let error = match get(session, kind, id) {
+        Ok(token) => return Ok(token.id),
+        Err(error) => error,
+    };
+    let own = &session.access()?.token.value;
+    let is_own = kind == own.kind() && own.id().to_string().starts_with(&id.to_ascii_lowercase());
+    match error.kind() {
+        Kind::Denied if is_own && !id.is_empty() => Ok(own.id().to_string()),
+        _ => Err(error),
+    }
 }
 
 /// A request for one token.
