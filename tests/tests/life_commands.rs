@@ -318,9 +318,12 @@ fn reports_and_the_doctor_find_what_is_to_be_seen_to() {
     // The policy of an account makes what is older overdue.
     let own = cluster.json(&["whoami"])["accountID"].as_str().unwrap().to_owned();
     cluster.configure(&["update", "account", &own, "--maxTokenAge", "1s"]).ok();
-    wait_until("a token to be overdue", REPORTED, || check(&doctor(), "agePolicy")["ok"] == false);
-    let overdue = cluster.json(&["list", "volume-tokens", "--overdue"]);
-    assert!(overdue["items"].as_array().unwrap().iter().all(|t| t["overdue"] == true));
+    let overdue = || cluster.json(&["list", "volume-tokens", "--overdue"])["items"].clone();
+    wait_until("the token to be overdue", REPORTED, || {
+        overdue().as_array().unwrap().iter().any(|t| t["id"] == soon.id.as_str())
+    });
+    assert!(overdue().as_array().unwrap().iter().all(|t| t["overdue"] == true));
+    assert_eq!(check(&doctor(), "agePolicy")["ok"], false);
     let csv = cluster.configure(&["report", "tokens", "--csv"]);
     let line = csv.ok().split("\r\n").find(|line| line.contains(&soon.id)).unwrap();
     assert!(line.ends_with("true,\"'=1+1,\"\"x\"\"\""), "{line}");
