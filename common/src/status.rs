@@ -78,6 +78,13 @@ pub fn from_status(status: &Status, unreachable: Code) -> Error {
     Error::new(code, code.sentence()).caused_by(status.clone())
 }
 
+/// Was there no connection at all, so that the request certainly had no
+/// effect?
+#[must_use]
+pub fn was_never_sent(status: &Status) -> bool {
+    connector_error(status).is_some()
+}
+
 /// The error of [`crate::tls::Peer::connect`] below the layers of the
 /// transport, which hide it in I/O errors.
 fn connector_error(status: &Status) -> Option<&Error> {
@@ -141,6 +148,7 @@ mod tests {
             peer.channel().unwrap(),
         );
         let status = client.who_am_i(flexfs_proto::v1::WhoAmIRequest {}).await.unwrap_err();
+        assert!(was_never_sent(&status));
         let error = from_status(&status, Code::AdminUnreachable);
         assert_eq!(error.code(), Code::MetaUnreachable);
         assert!(error.message().contains("refused"), "{}", error.message());
@@ -166,6 +174,7 @@ mod tests {
             peer.channel().unwrap(),
         );
         let status = client.who_am_i(flexfs_proto::v1::WhoAmIRequest {}).await.unwrap_err();
+        assert!(!was_never_sent(&status));
         let error = from_status(&status, Code::AdminUnreachable);
         assert_eq!(error.code(), Code::AdminUnreachable);
         assert!(!error.with_causes().contains("Status"), "{}", error.with_causes());

@@ -11,7 +11,7 @@ use crate::client::present;
 use crate::output::{Column, View, column, wide};
 use crate::run::{Session, delete_request, get_request, list_request};
 use crate::token::{HandedOut, TokenView, deleted, import_or_generate};
-use crate::view::{cell, short, text, time};
+use crate::view::{cell, number, short, span, text, time};
 
 /// `create account`
 #[derive(Args, Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct AccountView {
     state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_token_age_seconds: Option<u64>,
 }
 
 impl From<v1::Account> for AccountView {
@@ -46,13 +48,20 @@ impl From<v1::Account> for AccountView {
             email: text(account.email),
             state: account.state,
             created_at: time(account.created_at.as_ref()),
+            max_token_age_seconds: number(account.max_token_age_seconds),
         }
     }
 }
 
 impl View for AccountView {
-    const COLUMNS: &'static [Column] =
-        &[column("ID"), column("NAME"), column("STATE"), column("CREATED"), wide("EMAIL")];
+    const COLUMNS: &'static [Column] = &[
+        column("ID"),
+        column("NAME"),
+        column("STATE"),
+        column("CREATED"),
+        wide("EMAIL"),
+        wide("MAXTOKENAGE"),
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -61,6 +70,7 @@ impl View for AccountView {
             self.state.clone(),
             short(self.created_at.as_deref()),
             cell(self.email.as_ref()),
+            self.max_token_age_seconds.map(span).unwrap_or_default(),
         ]
     }
 
@@ -86,7 +96,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         email: arguments.email,
         owner_token: Some(token.to_wire()),
     };
-    let reply = session.ask(|mut admin| async move { admin.create_account(request).await })?;
+    let reply =
+        session.change(request, async |mut admin, request| admin.create_account(request).await)?;
     let account = AccountView::from(present(reply.account)?);
     let token_view = TokenView::from(present(reply.token)?);
     let account_token = HandedOut::new(&token_view, &token);
@@ -111,6 +122,7 @@ pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
 /// `delete account`
 pub(crate) fn delete(session: &Session, by: &ById) -> Result<()> {
     let request = delete_request(session, by);
-    let reply = session.ask(|mut admin| async move { admin.delete_account(request).await })?;
+    let reply =
+        session.change(request, async |mut admin, request| admin.delete_account(request).await)?;
     deleted(session, "account", reply)
 }

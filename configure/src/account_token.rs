@@ -6,7 +6,7 @@ use flexfs_common::Result;
 use flexfs_proto::v1;
 
 use crate::run::Session;
-use crate::token::{HandedOut, TokenView, import_or_generate};
+use crate::token::{hand_out, mint, to_wire_if};
 use crate::values;
 
 /// Roles that can be given; `system` tokens come from admin's own commands.
@@ -30,9 +30,15 @@ pub(crate) struct Create {
     /// When it ends: RFC 3339, or a span from now
     #[arg(long = "expires", value_name = "T", value_parser = values::instant)]
     expires: Option<v1::Timestamp>,
+    /// Ends when it is unused for so long
+    #[arg(long = "idle", value_name = "SPAN", value_parser = values::idle)]
+    idle: Option<u64>,
     /// When it begins to work
     #[arg(long = "notBefore", value_name = "T", value_parser = values::instant)]
     not_before: Option<v1::Timestamp>,
+    /// Print a one-time code instead, which can be traded for the token until then
+    #[arg(long = "claim", value_name = "T", value_parser = values::instant)]
+    pub(crate) claim: Option<v1::Timestamp>,
     /// For people
     #[arg(long = "notes", default_value = "", value_name = "S")]
     notes: String,
@@ -40,9 +46,10 @@ pub(crate) struct Create {
 
 /// `create account-token`
 pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
-    let token = import_or_generate(session.imported_token_file(), TokenKind::Account)?;
+    let is_claim = arguments.claim.is_some();
+    let secret = mint(session, TokenKind::Account, is_claim)?;
     let request = v1::CreateAccountTokenRequest {
-        token: Some(token.to_wire()),
+        token: to_wire_if(&secret, !is_claim),
         account_id: session.globals.account(),
         role: arguments.role,
         volumes: arguments.volumes,
@@ -50,10 +57,11 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         expires_at: arguments.expires,
         not_before: arguments.not_before,
         notes: arguments.notes,
-        ..v1::CreateAccountTokenRequest::default()
+        idle_seconds: arguments.idle.unwrap_or_default(),
+        claim: to_wire_if(&secret, is_claim),
+        claim_expires_at: arguments.claim,
     };
-    let reply =
-        session.ask(|mut admin| async move { admin.create_account_token(request).await })?;
-    let view = TokenView::from(reply);
-    session.output.handed_out(&view, &token, &HandedOut::new(&view, &token))
+    let reply = session
+        .change(request, async |mut admin, request| admin.create_account_token(request).await)?;
+    hand_out(session, reply, &secret)
 }

@@ -1,4 +1,5 @@
-//! The command tree. Each noun's own flags stand in its file.
+//! The command tree. What is done to things is in `nouns`, what happens in a
+//! token's life in `life`; each noun's own flags stand in its file.
 
 use std::path::PathBuf;
 
@@ -6,9 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flexfs_common::exit::ErrorFormat;
 
 use crate::output::Format;
-use crate::{
-    account, account_token, block_store, init, meta_store, offline, revoke, volume, volume_token,
-};
+use crate::{init, offline, report, values};
+
+mod life;
+mod nouns;
+
+pub(crate) use life::{Disable, Enable, Revoke, RevokeOne, Rotate, Rotation};
+pub(crate) use nouns::{ById, Create, Delete, List, Page, Show, Update};
 
 /// The operator's command line of flexfs.
 #[derive(Parser, Debug)]
@@ -42,7 +47,8 @@ pub(crate) struct Globals {
     )]
     pub(crate) output: Option<Format>,
     /// The token to act with: a file, `-` for standard input, env:VAR, file:/PATH or
-    /// exec:COMMAND. Where a token is created, the one to import; with `init creds`, to keep
+    /// exec:COMMAND. Where a token is created or rotated, the one to import; with `init creds`,
+    /// to keep
     #[arg(
         long = "tokenFile",
         global = true,
@@ -75,6 +81,16 @@ pub(crate) struct Globals {
         value_name = "A"
     )]
     pub(crate) account_id: Option<String>,
+    /// The id of the change to make: a change of one id is made once, however often it is asked
+    /// for (default: a new one)
+    #[arg(
+        long = "requestID",
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "UUID",
+        value_parser = values::uuid
+    )]
+    pub(crate) request_id: Option<uuid::Uuid>,
 }
 
 impl Globals {
@@ -130,12 +146,38 @@ pub(crate) enum Command {
     /// Delete something
     #[command(subcommand, after_help = "Example:\n  configure.flexfs delete volume projects")]
     Delete(Delete),
-    /// Revoke a token: every server refuses it and cuts its sessions
+    /// Change a thing; what is not named stays as it is
     #[command(
         subcommand,
-        after_help = "Example:\n  configure.flexfs revoke volume-token 0b6f8a52 --wait"
+        after_help = "Example:\n  configure.flexfs update volume-token 0b6f8a52 --expires 30d"
     )]
+    Update(Update),
+    /// Revoke a token, or many: every server refuses them and cuts their sessions
     Revoke(Revoke),
+    /// Give a token a new secret; the earlier ones end after an overlap
+    #[command(
+        subcommand,
+        after_help = "Example:\n  configure.flexfs rotate volume-token 0b6f8a52 > new.token"
+    )]
+    Rotate(Rotate),
+    /// Who still uses earlier secrets of a token, and their end
+    #[command(subcommand, after_help = "Example:\n  configure.flexfs rotation status 0b6f8a52")]
+    Rotation(Rotation),
+    /// Refuse a token, or an account's tokens, until enabled; sessions are cut
+    #[command(
+        subcommand,
+        after_help = "Example:\n  configure.flexfs disable volume-token 0b6f8a52 --wait"
+    )]
+    Disable(Disable),
+    /// Accept a disabled token or account again
+    #[command(subcommand, after_help = "Example:\n  configure.flexfs enable volume-token 0b6f8a52")]
+    Enable(Enable),
+    /// Reports
+    #[command(subcommand, after_help = "Example:\n  configure.flexfs report tokens --csv")]
+    Report(Report),
+    /// Check access, tokens, metadata servers and rotations; ends with 1 when something is wrong
+    #[command(after_help = "Example:\n  configure.flexfs doctor -o json")]
+    Doctor,
     /// Make a token offline
     #[command(
         subcommand,
@@ -188,150 +230,19 @@ pub(crate) enum Init {
     Creds(init::Arguments),
 }
 
+/// `report …`
+#[derive(Subcommand, Debug)]
+pub(crate) enum Report {
+    /// Every token that one may see: age, end, last use
+    Tokens(report::Arguments),
+}
+
 /// `config …`
 #[derive(Subcommand, Debug)]
 pub(crate) enum Config {
     /// Every setting and where it comes from; secrets are not shown
     #[command(after_help = "Example:\n  configure.flexfs config show")]
     Show,
-}
-
-/// `create …`
-#[derive(Subcommand, Debug)]
-pub(crate) enum Create {
-    /// An account, with its first owner token
-    #[command(alias = "accounts")]
-    Account(account::Create),
-    /// A token for operators
-    #[command(alias = "account-tokens")]
-    AccountToken(account_token::Create),
-    /// A volume, with a token for all of it
-    #[command(alias = "volumes")]
-    Volume(volume::Create),
-    /// A token for mounts
-    #[command(alias = "volume-tokens")]
-    VolumeToken(volume_token::Create),
-    /// A place for metadata, with the token of its servers
-    #[command(alias = "meta-stores")]
-    MetaStore(meta_store::Create),
-    /// A place for blocks
-    #[command(alias = "block-stores")]
-    BlockStore(block_store::Create),
-}
-
-/// One thing, by its id.
-#[derive(Args, Debug)]
-#[command(after_help = "Example:\n  configure.flexfs show volume projects -o json\n  \
-                  configure.flexfs delete volume-token 0b6f8a52")]
-pub(crate) struct ById {
-    /// The id or a unique prefix of it; a volume or account also by its name
-    #[arg(value_name = "ID")]
-    pub(crate) id: String,
-}
-
-/// `show …`
-#[derive(Subcommand, Debug)]
-pub(crate) enum Show {
-    /// An account
-    #[command(alias = "accounts")]
-    Account(ById),
-    /// A token for operators
-    #[command(alias = "account-tokens")]
-    AccountToken(ById),
-    /// A volume
-    #[command(alias = "volumes")]
-    Volume(ById),
-    /// A token for mounts
-    #[command(alias = "volume-tokens")]
-    VolumeToken(ById),
-    /// A place for metadata
-    #[command(alias = "meta-stores")]
-    MetaStore(ById),
-    /// The token of a place's metadata servers
-    #[command(alias = "meta-tokens")]
-    MetaToken(ById),
-    /// A place for blocks
-    #[command(alias = "block-stores")]
-    BlockStore(ById),
-}
-
-/// `delete …`
-#[derive(Subcommand, Debug)]
-pub(crate) enum Delete {
-    /// An account without volumes and live tokens
-    #[command(alias = "accounts")]
-    Account(ById),
-    /// A revoked or expired token for operators: out of the listings
-    #[command(alias = "account-tokens")]
-    AccountToken(ById),
-    /// Retire a volume; its tokens are revoked
-    #[command(alias = "volumes")]
-    Volume(ById),
-    /// A revoked or expired token for mounts: out of the listings
-    #[command(alias = "volume-tokens")]
-    VolumeToken(ById),
-    /// A place for metadata without volumes
-    #[command(alias = "meta-stores")]
-    MetaStore(ById),
-    /// A place for blocks without volumes
-    #[command(alias = "block-stores")]
-    BlockStore(ById),
-}
-
-/// What every listing takes.
-#[derive(Args, Debug, Clone)]
-#[command(after_help = "Example:\n  configure.flexfs list volume-tokens --state active -o json")]
-pub(crate) struct Page {
-    /// Only those in this state
-    #[arg(long = "state", value_name = "STATE")]
-    pub(crate) state: Option<String>,
-    /// At most so many
-    #[arg(long = "limit", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: Option<u32>,
-    /// The page after an earlier listing (its nextPage)
-    #[arg(long = "page", value_name = "P")]
-    pub(crate) page: Option<String>,
-}
-
-/// `list …`
-#[derive(Subcommand, Debug)]
-pub(crate) enum List {
-    /// Accounts
-    #[command(alias = "account")]
-    Accounts(Page),
-    /// Tokens of operators
-    #[command(alias = "account-token")]
-    AccountTokens(Page),
-    /// Volumes
-    #[command(alias = "volume")]
-    Volumes(Page),
-    /// Tokens of mounts
-    #[command(alias = "volume-token")]
-    VolumeTokens(volume_token::List),
-    /// Tokens of metadata servers
-    #[command(alias = "meta-token")]
-    MetaTokens(Page),
-    /// Places for metadata
-    #[command(alias = "meta-store")]
-    MetaStores(Page),
-    /// Places for blocks
-    #[command(alias = "block-store")]
-    BlockStores(Page),
-}
-
-/// `revoke …`
-#[derive(Subcommand, Debug)]
-#[expect(clippy::enum_variant_names, reason = "the variants are the words of the command line")]
-pub(crate) enum Revoke {
-    /// A token of an operator
-    #[command(alias = "account-tokens")]
-    AccountToken(revoke::Arguments),
-    /// A token of mounts: every mount with it is cut off
-    #[command(alias = "volume-tokens")]
-    VolumeToken(revoke::Arguments),
-    /// The token of metadata servers
-    #[command(alias = "meta-tokens")]
-    MetaToken(revoke::Arguments),
 }
 
 /// `generate …`

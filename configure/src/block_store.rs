@@ -172,7 +172,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         ..v1::BlockStore::default()
     };
     let request = v1::CreateBlockStoreRequest { block_store: Some(store) };
-    let store = session.ask(|mut admin| async move { admin.create_block_store(request).await })?;
+    let store = session
+        .change(request, async |mut admin, request| admin.create_block_store(request).await)?;
     session.output.one(&BlockStoreView::from(store))
 }
 
@@ -194,6 +195,7 @@ pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
 /// `delete block-store`
 pub(crate) fn delete(session: &Session, by: &ById) -> Result<()> {
     let request = delete_request(session, by);
-    let reply = session.ask(|mut admin| async move { admin.delete_block_store(request).await })?;
+    let reply = session
+        .change(request, async |mut admin, request| admin.delete_block_store(request).await)?;
     deleted(session, "block store", reply)
 }

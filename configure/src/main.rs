@@ -6,20 +6,32 @@ mod account;
 mod account_token;
 mod args;
 mod block_store;
+mod bulk;
 mod client;
 mod config;
+mod cut;
+mod disable;
+mod doctor;
 mod init;
+mod inventory;
+mod keeper;
 mod meta_store;
 mod meta_token;
 mod offline;
 mod output;
 mod profile;
+mod report;
 mod revoke;
+mod rotate;
+mod rotation;
 mod run;
+mod session;
+mod sessions;
 mod settings;
 mod shell;
 mod status;
 mod token;
+mod update;
 mod values;
 mod view;
 mod volume;
@@ -43,7 +55,8 @@ fn main() -> ExitCode {
     };
     let format = cli.globals.error_format();
     match run::run(cli) {
-        Ok(()) => ExitCode::from(exit::OK),
+        Ok(run::Ending::Done) => ExitCode::from(exit::OK),
+        Ok(run::Ending::Findings) => ExitCode::from(exit::FAILED),
         Err(error) => exit::report(&error, format),
     }
 }

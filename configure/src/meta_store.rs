@@ -90,7 +90,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         address: arguments.address,
         meta_token: Some(token.to_wire()),
     };
-    let reply = session.ask(|mut admin| async move { admin.create_meta_store(request).await })?;
+    let reply = session
+        .change(request, async |mut admin, request| admin.create_meta_store(request).await)?;
     let store = MetaStoreView::from(present(reply.meta_store)?);
     let token_view = TokenView::from(present(reply.token)?);
     let meta_token = HandedOut::new(&token_view, &token);
@@ -115,6 +116,7 @@ pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
 /// `delete meta-store`
 pub(crate) fn delete(session: &Session, by: &ById) -> Result<()> {
     let request = delete_request(session, by);
-    let reply = session.ask(|mut admin| async move { admin.delete_meta_store(request).await })?;
+    let reply = session
+        .change(request, async |mut admin, request| admin.delete_meta_store(request).await)?;
     deleted(session, "meta store", reply)
 }

@@ -4,7 +4,7 @@
 use flexfs_auth::token::TokenKind;
 use flexfs_common::Result;
 
-use crate::args::{ById, Page};
+use crate::args::ById;
 use crate::run::Session;
 use crate::token;
 
@@ -14,6 +14,6 @@ pub(crate) fn show(session: &Session, by: &ById) -> Result<()> {
 }
 
 /// `list meta-tokens`
-pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
-    token::list(session, TokenKind::Meta, None, page)
+pub(crate) fn list(session: &Session, list: &token::Listing) -> Result<()> {
+    token::list(session, TokenKind::Meta, "", list)
 }

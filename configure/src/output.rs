@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use flexfs_auth::token::Token;
+use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::{Code, Error, Result};
 use serde::Serialize;
 
@@ -124,7 +124,8 @@ impl Output {
             None | Some(Format::Table | Format::Wide) => {
                 write_err(&vertical(view));
                 if io::stdout().is_terminal() {
-                    note("The token is shown this once:");
+                    let what = if token.kind() == TokenKind::Claim { "code" } else { "token" };
+                    note(&format!("The {what} is shown this once:"));
                 }
                 write_out(&line(token.reveal()))
             }
@@ -141,6 +142,23 @@ impl Output {
             Some(Format::Json) => write_json(json),
             Some(Format::Yaml) => write_yaml(json),
             Some(Format::Id) => write_out(&line(&clean(id))),
+        }
+    }
+
+    /// What people want to know besides, on stderr; programs read the object.
+    pub(crate) fn remark(&self, text: &str) {
+        match self.format {
+            None | Some(Format::Table | Format::Wide | Format::Id) => note(&clean(text)),
+            Some(Format::Json | Format::Yaml) => {}
+        }
+    }
+
+    /// Things that belong together: a table of them, or the object.
+    pub(crate) fn all<V: View>(&self, items: &[V], json: &impl Serialize) -> Result<()> {
+        match self.format {
+            None | Some(Format::Table | Format::Wide | Format::Id) => self.list(items, ""),
+            Some(Format::Json) => write_json(json),
+            Some(Format::Yaml) => write_yaml(json),
         }
     }
 
@@ -173,7 +191,7 @@ impl Output {
         }
     }
 
-    /// Bytes as they are (completions).
+    /// Bytes as they are (completions, CSV).
     pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
         write_bytes(bytes)
     }

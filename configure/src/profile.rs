@@ -94,18 +94,27 @@ impl Profiles {
     /// # Errors
     /// `CREDS_MISSING`, naming those that exist.
     pub(crate) fn get(&self, name: &str) -> Result<&Profile> {
-        self.profiles.get(name).ok_or_else(|| {
-            let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
-            let known = if names.is_empty() {
-                "client.toml has none".to_owned()
-            } else {
-                format!("client.toml has {}", names.join(", "))
-            };
-            Error::new(
-                Code::CredsMissing,
-                format!("there is no profile `{}`; {known}", name.escape_debug()),
-            )
-        })
+        self.profiles.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// As [`Profiles::get`], to be changed.
+    ///
+    /// # Errors
+    /// As [`Profiles::get`].
+    pub(crate) fn get_mut(&mut self, name: &str) -> Result<&mut Profile> {
+        let missing = self.missing(name);
+        self.profiles.get_mut(name).ok_or(missing)
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
+        let known = if names.is_empty() {
+            "client.toml has none".to_owned()
+        } else {
+            format!("client.toml has {}", names.join(", "))
+        };
+        let name = name.escape_debug();
+        Error::new(Code::CredsMissing, format!("there is no profile `{name}`; {known}"))
     }
 }
 

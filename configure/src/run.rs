@@ -1,83 +1,36 @@
 //! From the parsed command line to the command.
 
-use std::future::Future;
-use std::time::Duration;
-
 use flexfs_auth::token::TokenKind;
-use flexfs_common::Result;
-use tonic::{Response, Status};
+use flexfs_common::{Code, Error, Result};
 
 use crate::args::{
-    Cli, Command, Config, Create, Delete, Generate, Globals, Init, Inspect, List, Revoke, Show,
+    Cli, Command, Config, Create, Delete, Generate, Init, Inspect, List, Report, Revoke, RevokeOne,
+    Rotate, Rotation, Show,
 };
-use crate::client::{self, Admin};
-use crate::output::Output;
-use crate::settings::Settings;
+pub(crate) use crate::session::Session;
 use crate::{
-    account, account_token, block_store, config, init, meta_store, meta_token, offline, revoke,
-    shell, status, token, volume, volume_token, whoami,
+    account, account_token, block_store, bulk, config, disable, doctor, init, meta_store,
+    meta_token, offline, report, revoke, rotate, rotation, sessions, shell, status, token, update,
+    volume, volume_token, whoami,
 };
 
-/// One run of the program.
-pub(crate) struct Session {
-    /// What every command takes.
-    pub(crate) globals: Globals,
-    /// How to print.
-    pub(crate) output: Output,
-    /// `--tokenFile` is something else than the token to act with.
-    token_file_taken: bool,
-}
-
-impl Session {
-    /// Makes one call to admin, with the token and address of the settings.
-    ///
-    /// # Errors
-    /// Those of the settings and of the call.
-    pub(crate) fn ask<T, F>(&self, call: impl FnOnce(Admin) -> F) -> Result<T>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.ask_within(client::LIMIT, call)
-    }
-
-    /// As [`Session::ask`], with a limit of its own.
-    ///
-    /// # Errors
-    /// As [`Session::ask`].
-    pub(crate) fn ask_within<T, F>(
-        &self,
-        limit: Duration,
-        call: impl FnOnce(Admin) -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let settings = Settings::new(&self.globals)?;
-        let place = settings.place()?;
-        let token = settings.token(&place, self.acting_token_file())?;
-        client::ask(&place.peer()?, &token.value, limit, call)
-    }
-
-    /// `--tokenFile` where it is the token to act with.
-    pub(crate) fn acting_token_file(&self) -> Option<&str> {
-        self.globals.token_file.as_deref().filter(|_| !self.token_file_taken)
-    }
-
-    /// `--tokenFile` where it is the token to import.
-    pub(crate) fn imported_token_file(&self) -> Option<&str> {
-        self.globals.token_file.as_deref().filter(|_| self.token_file_taken)
-    }
+/// How a command ended that did what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All is well.
+    Done,
+    /// It was to look for what is wrong, and found something.
+    Findings,
 }
 
 /// Does the command take `--tokenFile` as the token to create or keep?
 fn takes_token_file(command: &Command) -> bool {
     match command {
-        Command::Init(_) => true,
+        Command::Init(_) | Command::Rotate(_) => true,
         Command::Create(create) => match create {
-            Create::Account(_)
-            | Create::AccountToken(_)
-            | Create::VolumeToken(_)
-            | Create::MetaStore(_) => true,
+            Create::Account(_) | Create::MetaStore(_) => true,
+            Create::AccountToken(arguments) => arguments.claim.is_none(),
+            Create::VolumeToken(arguments) => arguments.claim.is_none(),
             Create::Volume(arguments) => !arguments.no_token,
             Create::BlockStore(_) => false,
         },
@@ -87,7 +40,13 @@ fn takes_token_file(command: &Command) -> bool {
         | Command::Show(_)
         | Command::List(_)
         | Command::Delete(_)
+        | Command::Update(_)
         | Command::Revoke(_)
+        | Command::Rotation(_)
+        | Command::Disable(_)
+        | Command::Enable(_)
+        | Command::Report(_)
+        | Command::Doctor
         | Command::Generate(_)
         | Command::Inspect(_)
         | Command::Explain { .. }
@@ -101,34 +60,55 @@ fn takes_token_file(command: &Command) -> bool {
 ///
 /// # Errors
 /// Whatever the command reports.
-pub(crate) fn run(cli: Cli) -> Result<()> {
-    let output = Output::new(cli.globals.output);
-    let token_file_taken = takes_token_file(&cli.command);
-    let session = Session { globals: cli.globals, output, token_file_taken };
+pub(crate) fn run(cli: Cli) -> Result<Ending> {
+    let session = Session::new(cli.globals, takes_token_file(&cli.command));
+    let session = &session;
     match cli.command {
-        Command::Init(Init::Creds(arguments)) => init::creds(&session, &arguments),
-        Command::Config(Config::Show) => config::show(&session),
-        Command::WhoAmI => whoami::show(&session),
-        Command::Status => status::show(&session),
-        Command::Create(what) => create(&session, what),
-        Command::Show(what) => show(&session, &what),
-        Command::List(what) => list(&session, &what),
-        Command::Delete(what) => delete(&session, &what),
-        Command::Revoke(what) => match what {
-            Revoke::AccountToken(arguments) => {
-                revoke::token(&session, TokenKind::Account, &arguments)
-            }
-            Revoke::VolumeToken(arguments) => {
-                revoke::token(&session, TokenKind::Volume, &arguments)
-            }
-            Revoke::MetaToken(arguments) => revoke::token(&session, TokenKind::Meta, &arguments),
-        },
-        Command::Generate(Generate::Token(arguments)) => offline::generate(&session, &arguments),
-        Command::Inspect(Inspect::Token(arguments)) => offline::inspect(&session, &arguments),
-        Command::Explain { code } => offline::explain(&session, code.as_deref()),
+        Command::Doctor => return doctor::examine(session),
+        Command::Init(Init::Creds(arguments)) => init::creds(session, &arguments),
+        Command::Config(Config::Show) => config::show(session),
+        Command::WhoAmI => whoami::show(session),
+        Command::Status => status::show(session),
+        Command::Create(what) => create(session, what),
+        Command::Show(what) => show(session, &what),
+        Command::Update(what) => update::update(session, what),
+        Command::List(what) => list(session, &what),
+        Command::Delete(what) => delete(session, &what),
+        Command::Revoke(what) => revoke(session, &what),
+        Command::Rotate(what) => rotate(session, &what),
+        Command::Rotation(Rotation::Status(arguments)) => rotation::status(session, &arguments),
+        Command::Rotation(Rotation::Finish(arguments)) => rotation::finish(session, &arguments),
+        Command::Disable(what) => disable::disable(session, &what),
+        Command::Enable(what) => disable::enable(session, &what),
+        Command::Report(Report::Tokens(arguments)) => report::tokens(session, &arguments),
+        Command::Generate(Generate::Token(arguments)) => offline::generate(session, &arguments),
+        Command::Inspect(Inspect::Token(arguments)) => offline::inspect(session, &arguments),
+        Command::Explain { code } => offline::explain(session, code.as_deref()),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(&dir),
-        Command::Version => offline::version(&session),
+        Command::Version => offline::version(session),
+    }
+    .map(|()| Ending::Done)
+}
+
+fn revoke(session: &Session, what: &Revoke) -> Result<()> {
+    let Some(one) = &what.one else { return bulk::revoke(session, &what.many) };
+    if what.many.is_given() {
+        let message = "one token or many: options of one token stand after its kind";
+        return Err(Error::new(Code::ArgumentInvalid, message));
+    }
+    match one {
+        RevokeOne::AccountToken(arguments) => revoke::token(session, TokenKind::Account, arguments),
+        RevokeOne::VolumeToken(arguments) => revoke::token(session, TokenKind::Volume, arguments),
+        RevokeOne::MetaToken(arguments) => revoke::token(session, TokenKind::Meta, arguments),
+    }
+}
+
+fn rotate(session: &Session, what: &Rotate) -> Result<()> {
+    match what {
+        Rotate::AccountToken(arguments) => rotate::token(session, TokenKind::Account, arguments),
+        Rotate::VolumeToken(arguments) => rotate::token(session, TokenKind::Volume, arguments),
+        Rotate::MetaToken(arguments) => rotate::token(session, TokenKind::Meta, arguments),
     }
 }
 
@@ -158,12 +138,13 @@ fn show(session: &Session, what: &Show) -> Result<()> {
 fn list(session: &Session, what: &List) -> Result<()> {
     match what {
         List::Accounts(page) => account::list(session, page),
-        List::AccountTokens(page) => token::list(session, TokenKind::Account, None, page),
+        List::AccountTokens(list) => token::list(session, TokenKind::Account, "", list),
         List::Volumes(page) => volume::list(session, page),
         List::VolumeTokens(arguments) => volume_token::list(session, arguments),
-        List::MetaTokens(page) => meta_token::list(session, page),
+        List::MetaTokens(list) => meta_token::list(session, list),
         List::MetaStores(page) => meta_store::list(session, page),
         List::BlockStores(page) => block_store::list(session, page),
+        List::Sessions(arguments) => sessions::list(session, arguments),
     }
 }
 

@@ -13,6 +13,7 @@ use flexfs_common::{Code, Error, Result};
 use zeroize::Zeroizing;
 
 use crate::args::Globals;
+use crate::keeper::Keeper;
 use crate::profile::Profiles;
 
 /// The variable with the token.
@@ -36,6 +37,7 @@ pub(crate) struct Place {
     /// The CA, PEM; `None` = the operating system's authorities.
     pub(crate) ca_cert: Option<Sourced<String>>,
     token: StoredToken,
+    keeper: Option<Keeper>,
 }
 
 /// The token that belongs to the place.
@@ -115,7 +117,10 @@ impl<'a> Settings<'a> {
         let profiles = Profiles::read(&path)?;
         let profile = profiles.get(name)?;
         let source = format!("profile {name} in {}", path.display());
+        let is_literal = !reference::is_reference(&profile.token) && !profile.token.contains("${");
+        let keeper = || Keeper::Profile { path: path.clone(), name: name.to_owned() };
         Ok(Place {
+            keeper: is_literal.then(keeper),
             admin_addr: Sourced { value: profile.address()?, source: source.clone() },
             ca_cert: profile.ca_cert.clone().map(|value| Sourced { value, source: source.clone() }),
             token: StoredToken::Text(Sourced { value: profile.token_text()?, source }),
@@ -151,7 +156,8 @@ impl<'a> Settings<'a> {
             Err(_) => None,
         };
         let admin_addr = Sourced { value, source };
-        Ok(Place { admin_addr, ca_cert, token: StoredToken::RootFile(root_token) })
+        let keeper = Some(Keeper::RootToken(root_token.clone()));
+        Ok(Place { admin_addr, ca_cert, token: StoredToken::RootFile(root_token), keeper })
     }
 
     /// `--tokenFile` → `FLEXFS_TOKEN` → what the place has. `explicit` is the
@@ -204,6 +210,13 @@ impl<'a> Settings<'a> {
 }
 
 impl Place {
+    /// The file that keeps the token which [`Settings::token`] gives: `None`
+    /// when that comes from elsewhere, or a reference stands in the file.
+    pub(crate) fn keeper_of_token(&self, explicit: Option<&str>) -> Option<Keeper> {
+        let elsewhere = explicit.is_some() || std::env::var_os(TOKEN_VARIABLE).is_some();
+        self.keeper.clone().filter(|_| !elsewhere)
+    }
+
     /// admin as a peer.
     ///
     /// # Errors
@@ -235,7 +248,9 @@ fn token_of_environment() -> Result<Option<Zeroizing<String>>> {
 fn place_of_file(path: &Path) -> Result<Place> {
     let credentials = Credentials::read(path)?;
     let source = path.display().to_string();
+    let is_literal = !reference::is_reference(&credentials.token);
     Ok(Place {
+        keeper: is_literal.then(|| Keeper::Credentials(path.to_owned())),
         admin_addr: Sourced { value: credentials.admin_addr, source: source.clone() },
         ca_cert: credentials.ca_cert.map(|value| Sourced { value, source: source.clone() }),
         token: StoredToken::Text(Sourced { value: credentials.token, source }),

@@ -43,6 +43,14 @@ pub(crate) fn size(bytes: u64) -> String {
         .map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
+/// Seconds in the largest unit that divides them.
+pub(crate) fn span(seconds: u64) -> String {
+    [(86_400, "d"), (3600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(unit, _)| seconds != 0 && seconds.is_multiple_of(*unit))
+        .map_or_else(|| format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +66,13 @@ mod tests {
         assert_eq!(size(4 << 20), "4MiB");
         assert_eq!(size(1500), "1500");
         assert_eq!(size(0), "0");
+    }
+
+    #[test]
+    fn spans_are_written_as_people_do() {
+        assert_eq!(span(7 * 86_400), "7d");
+        assert_eq!(span(90), "90s");
+        assert_eq!(span(5400), "90m");
+        assert_eq!(span(0), "0s");
     }
 }

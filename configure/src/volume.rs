@@ -175,7 +175,7 @@ impl View for VolumeView {
             view::size(self.block_size.into()),
             self.compression.clone(),
             if self.encryption { "yes".to_owned() } else { "no".to_owned() },
-            span(self.retention_seconds),
+            view::span(self.retention_seconds),
             limit(self.max_blocks),
             limit(self.max_inodes),
             cell(self.account_id.as_ref()),
@@ -186,14 +186,6 @@ impl View for VolumeView {
     fn id(&self) -> &str {
         &self.id
     }
-}
-
-/// Seconds in the largest unit that divides them.
-fn span(seconds: u64) -> String {
-    [(86_400, "d"), (3600, "h"), (60, "m")]
-        .into_iter()
-        .find(|(unit, _)| seconds != 0 && seconds.is_multiple_of(*unit))
-        .map_or_else(|| format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
 }
 
 /// A volume with its first token.
@@ -215,7 +207,8 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         volume: Some(volume_of(session, arguments)?),
         volume_token: token.as_ref().map(flexfs_auth::token::Token::to_wire),
     };
-    let reply = session.ask(|mut admin| async move { admin.create_volume(request).await })?;
+    let reply =
+        session.change(request, async |mut admin, request| admin.create_volume(request).await)?;
     let volume = VolumeView::from(present(reply.volume)?);
     let Some(token) = token else { return session.output.one(&volume) };
     let token_view = TokenView::from(present(reply.token)?);
@@ -262,7 +255,8 @@ pub(crate) fn list(session: &Session, page: &Page) -> Result<()> {
 /// `delete volume`
 pub(crate) fn delete(session: &Session, by: &ById) -> Result<()> {
     let request = delete_request(session, by);
-    let reply = session.ask(|mut admin| async move { admin.delete_volume(request).await })?;
+    let reply =
+        session.change(request, async |mut admin, request| admin.delete_volume(request).await)?;
     let changed = Changed { id: reply.id, revision: reply.revision };
     let sentence = format!("volume {} retired; its tokens are revoked", changed.id);
     session.output.done(&sentence, &changed.id, &changed)
@@ -292,13 +286,5 @@ mod tests {
         assert_eq!(json["volumeToken"]["id"], "t");
         assert_eq!(json["volumeToken"]["token"], token.reveal());
         assert_eq!(volume.cells().len(), VolumeView::COLUMNS.len());
-    }
-
-    #[test]
-    fn spans_are_written_as_people_do() {
-        assert_eq!(span(7 * 86_400), "7d");
-        assert_eq!(span(90), "90s");
-        assert_eq!(span(5400), "90m");
-        assert_eq!(span(0), "0s");
     }
 }

@@ -6,9 +6,8 @@ use flexfs_common::Result;
 use flexfs_common::name::SubtreePath;
 use flexfs_proto::v1;
 
-use crate::args::Page;
 use crate::run::Session;
-use crate::token::{self, HandedOut, TokenView, import_or_generate};
+use crate::token::{self, hand_out, mint, to_wire_if};
 use crate::values;
 
 /// `create volume-token`
@@ -42,9 +41,15 @@ pub(crate) struct Create {
     /// When it ends: RFC 3339, or a span from now
     #[arg(long = "expires", value_name = "T", value_parser = values::instant)]
     expires: Option<v1::Timestamp>,
+    /// Ends when it is unused for so long
+    #[arg(long = "idle", value_name = "SPAN", value_parser = values::idle)]
+    idle: Option<u64>,
     /// When it begins to work
     #[arg(long = "notBefore", value_name = "T", value_parser = values::instant)]
     not_before: Option<v1::Timestamp>,
+    /// Print a one-time code instead, which can be traded for the token until then
+    #[arg(long = "claim", value_name = "T", value_parser = values::instant)]
+    pub(crate) claim: Option<v1::Timestamp>,
     /// Only from these networks
     #[arg(long = "cidr", value_delimiter = ',', value_name = "NET")]
     cidrs: Vec<String>,
@@ -55,14 +60,15 @@ pub(crate) struct Create {
 
 /// `--rights`
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Rights {
+pub(crate) enum Rights {
     Rw,
     Append,
     Ro,
 }
 
 impl Rights {
-    const fn name(self) -> &'static str {
+    /// As messages have it.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Rights::Rw => "rw",
             Rights::Append => "append",
@@ -73,9 +79,11 @@ impl Rights {
 
 /// `list volume-tokens`
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  configure.flexfs list volume-tokens --volumeID projects \
+                  --overdue -o wide")]
 pub(crate) struct List {
     #[command(flatten)]
-    page: Page,
+    list: token::Listing,
     /// Only those of this volume, by name or id
     #[arg(long = "volumeID", value_name = "NAME|ID")]
     volume: Option<String>,
@@ -84,9 +92,10 @@ pub(crate) struct List {
 /// `create volume-token`
 pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
     let mount_path: SubtreePath = arguments.mount_path.parse()?;
-    let token = import_or_generate(session.imported_token_file(), TokenKind::Volume)?;
+    let is_claim = arguments.claim.is_some();
+    let secret = mint(session, TokenKind::Volume, is_claim)?;
     let request = v1::CreateVolumeTokenRequest {
-        token: Some(token.to_wire()),
+        token: to_wire_if(&secret, !is_claim),
         account_id: session.globals.account(),
         volume: arguments.volume,
         mount_path: mount_path.to_string(),
@@ -98,14 +107,17 @@ pub(crate) fn create(session: &Session, arguments: Create) -> Result<()> {
         not_before: arguments.not_before,
         cidrs: arguments.cidrs,
         notes: arguments.notes,
-        ..v1::CreateVolumeTokenRequest::default()
+        idle_seconds: arguments.idle.unwrap_or_default(),
+        claim: to_wire_if(&secret, is_claim),
+        claim_expires_at: arguments.claim,
     };
-    let reply = session.ask(|mut admin| async move { admin.create_volume_token(request).await })?;
-    let view = TokenView::from(reply);
-    session.output.handed_out(&view, &token, &HandedOut::new(&view, &token))
+    let reply = session
+        .change(request, async |mut admin, request| admin.create_volume_token(request).await)?;
+    hand_out(session, reply, &secret)
 }
 
 /// `list volume-tokens`
 pub(crate) fn list(session: &Session, arguments: &List) -> Result<()> {
-    token::list(session, TokenKind::Volume, arguments.volume.as_deref(), &arguments.page)
+    let volume = arguments.volume.as_deref().unwrap_or_default();
+    token::list(session, TokenKind::Volume, volume, &arguments.list)
 }

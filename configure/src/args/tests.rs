@@ -25,7 +25,7 @@ fn the_tree_is_sound_and_every_command_has_an_example() {
     command.clone().debug_assert();
     let mut found = Vec::new();
     commands(&command, "", &mut found);
-    assert!(found.len() > 45, "{}", found.len());
+    assert!(found.len() > 75, "{}", found.len());
     for (path, each) in found {
         let example = each.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(example.contains("Example:\n  configure.flexfs "), "{path}: {example}");
@@ -85,6 +85,48 @@ fn the_contract_parses() {
     }
 }
 
+/// Those of a token's life.
+#[test]
+fn the_contract_of_a_tokens_life_parses() {
+    for words in [
+        "revoke --volumeID v --all --dryRun",
+        "revoke --accountID a --all --createdBefore 30d --kind account --reason r --wait=5s",
+        "revoke --ids-file - --all --wait",
+        "revoke --accountID a volume-token x",
+        "rotate volume-token x --overlap 2h --tokenFile -",
+        "rotate account-token x --emergency --wait=5s -o json",
+        "rotate meta-token x",
+        "rotation status x --kind volume -o json",
+        "rotation finish x --force --wait",
+        "disable account x --reason r --wait",
+        "disable volume-token x",
+        "enable account x",
+        "enable meta-token x",
+        "update account x --name n --email e --maxTokenAge 90d",
+        "update account x --max-token-age none",
+        "update account-token x --notes n --expires never --notBefore none --idle 7d --cidr none \
+         --volumes all",
+        "update volume-token x --flags ro,noExec --rights ro --expires 9d --cidr 10.0.0.0/8,::/0",
+        "update volume-token x --flags none",
+        "update volume x --notes n --flags noACL --maxBlocks 0 --maxInodes 5 --retention 7d",
+        "update meta-token x --idle none",
+        "create volume-token --volumeID v --idle 7d --claim 1h",
+        "create account-token --role viewer --idle 7d --claim 1h --notBefore 1m",
+        "list volume-tokens --expiringWithin 14d --unusedSince 30d --overdue \
+         --createdBy 0b6f8a52-3f0d-4d0e-9a55-1c2d3e4f5a6b --state active",
+        "list account-tokens --expiring-within 14d",
+        "list meta-tokens --unused-since 2026-01-01T00:00:00Z",
+        "list sessions --volumeID v --limit 5 --page p",
+        "report tokens --csv --accountID a",
+        "doctor -o json",
+        "delete volume v --requestID 0b6f8a52-3f0d-4d0e-9a55-1c2d3e4f5a6b",
+        "delete volume v --request-id 0b6f8a52-3f0d-4d0e-9a55-1c2d3e4f5a6b",
+    ] {
+        let words: Vec<_> = words.split_whitespace().collect();
+        parsed(&words.join(" "));
+    }
+}
+
 #[test]
 fn what_is_no_command_line() {
     for words in [
@@ -94,6 +136,26 @@ fn what_is_no_command_line() {
         "create volume v --metaStoreID m",
         "create volume-token --volumeID v --rights all",
         "revoke volume-token",
+        "revoke --kind claim --volumeID v --all",
+        "revoke --volumeID v --createdBefore soon --all",
+        "rotate volume-token",
+        "rotate volume-token x --overlap 1h --emergency",
+        "rotate volume-token x --overlap 91d",
+        "rotate volume x",
+        "rotation status",
+        "rotation status x --kind claim",
+        "disable volume x",
+        "enable account",
+        "update volume-token x --flags noACL",
+        "update volume-token x --expires yesterday",
+        "update volume-token x --idle 5s",
+        "update account-token x --volumes a,,b",
+        "update block-store x",
+        "create volume-token --volumeID v --idle 1s",
+        "list volume-tokens --createdBy 0b6f",
+        "list volumes --overdue",
+        "delete volume v --requestID x",
+        "report volumes",
         "list volumes --limit 0",
         "list everything",
         "show volume",

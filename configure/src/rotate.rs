@@ -1,0 +1,320 @@
+//! `rotate`: a new secret for the same token. It is generated here and sent,
+//! so that a repeated request cannot make a second one. Where the token is the
+//! very one in use, it is written down before admin is asked.
+
+use std::time::Duration;
+
+use clap::Args;
+use flexfs_auth::creds::Standing;
+use flexfs_auth::reference;
+use flexfs_auth::token::{Token, TokenKind};
+use flexfs_common::ids::TokenId;
+use flexfs_common::{Code, Error, Kind, Result, limits};
+use flexfs_proto::v1;
+use serde::Serialize;
+
+use crate::client::{self, present};
+use crate::cut::{Cut, Meta, Wait};
+use crate::keeper::Keeper;
+use crate::output::Output;
+use crate::run::Session;
+use crate::token::{self, TokenView};
+use crate::values;
+use crate::view::{short, time};
+
+/// `rotate …-token`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  configure.flexfs rotate volume-token 0b6f8a52 --overlap 2h > \
+                  new.token\n  configure.flexfs rotate account-token 5d0c --emergency --wait > \
+                  new.token")]
+pub(crate) struct Arguments {
+    /// The token's id or a unique prefix of it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// How long earlier secrets are still accepted (default: 24h)
+    #[arg(long = "overlap", value_name = "SPAN", value_parser = values::overlap)]
+    overlap: Option<Duration>,
+    /// Earlier secrets end at once, and the sessions that live from them
+    #[arg(long = "emergency", conflicts_with = "overlap")]
+    emergency: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// The new secret where it is handed out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rotated<'a> {
+    id: &'a str,
+    kind: &'a str,
+    token: &'a str,
+    /// When the last of the earlier secrets ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earlier_end_at: Option<&'a str>,
+    #[serde(flatten)]
+    cut: Option<CutForm<'a>>,
+}
+
+/// What an emergency has cut.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CutForm<'a> {
+    revision: u64,
+    sessions_cut: u32,
+    metas: &'a [Meta],
+}
+
+impl<'a> CutForm<'a> {
+    fn of(cut: &'a Cut) -> CutForm<'a> {
+        CutForm { revision: cut.revision, sessions_cut: cut.sessions_cut, metas: &cut.metas }
+    }
+}
+
+/// The token in use, when that is the one to rotate.
+struct Own<'a> {
+    session: &'a Session,
+    keeper: Option<&'a Keeper>,
+}
+
+/// `rotate …-token`
+pub(crate) fn token(session: &Session, kind: TokenKind, arguments: &Arguments) -> Result<()> {
+    let id: TokenId = token::find_id(session, kind, &arguments.id)?
+        .parse()
+        .map_err(|e| Error::new(Code::ProtocolInvalid, "a token's id is no UUID").caused_by(e))?;
+    let own = Own::of(session, kind, id)?;
+    let secret = secret(session, kind, id, own.as_ref())?;
+    let request = request(session, kind, id, &secret, arguments);
+    let asked =
+        session.change_waiting(arguments.wait.span(), request, async |mut admin, request| {
+            admin.rotate_token(request).await
+        });
+    let reply = match (asked, &own) {
+        (Err(error), Some(own)) => own.find_out(&secret, error)?,
+        (asked, _) => asked?,
+    };
+    // The secret is printed whatever becomes of the file, and the reverse.
+    let kept = own.as_ref().map_or(Ok(()), |own| own.keep(&secret));
+    report(session.output, reply, &secret, arguments)?;
+    kept
+}
+
+fn request(
+    session: &Session,
+    kind: TokenKind,
+    id: TokenId,
+    secret: &Token,
+    arguments: &Arguments,
+) -> v1::RotateTokenRequest {
+    let overlap = match arguments.emergency {
+        true => Duration::ZERO,
+        false => arguments.overlap.unwrap_or(limits::ROTATION_OVERLAP),
+    };
+    v1::RotateTokenRequest {
+        kind: kind.name().to_owned(),
+        id: id.to_string(),
+        account_id: session.globals.account(),
+        token: Some(secret.to_wire()),
+        overlap_seconds: overlap.as_secs(),
+        emergency: arguments.emergency,
+        wait_millis: arguments.wait.millis(),
+    }
+}
+
+/// The new secret: imported, left over from an interrupted rotation, or new.
+fn secret(session: &Session, kind: TokenKind, id: TokenId, own: Option<&Own<'_>>) -> Result<Token> {
+    let pending = own.and_then(|own| own.pending(kind, id));
+    let Some(argument) = session.imported_token_file() else {
+        return match pending {
+            Some(pending) => pending.obtain(),
+            None => Token::generate_for(kind, id),
+        };
+    };
+    let token = Token::parse_kind(&reference::read_secret_argument(argument)?, kind)?;
+    if token.id() != id {
+        let message = format!("--tokenFile has a secret of the token {}, not of {id}", token.id());
+        return Err(Error::new(Code::ArgumentInvalid, message));
+    }
+    if let Some(pending) = pending {
+        pending.write(&token)?;
+    }
+    Ok(token)
+}
+
+impl<'a> Own<'a> {
+    fn of(session: &'a Session, kind: TokenKind, id: TokenId) -> Result<Option<Own<'a>>> {
+        let access = session.access()?;
+        let is_own = access.token.value.kind() == kind && access.token.value.id() == id;
+        Ok(is_own.then_some(Own { session, keeper: access.keeper.as_ref() }))
+    }
+
+    fn pending(&self, kind: TokenKind, id: TokenId) -> Option<flexfs_auth::creds::Pending> {
+        let beside = |keeper: &Keeper| flexfs_auth::creds::Pending::beside(keeper.path(), kind, id);
+        self.keeper.map(beside)
+    }
+
+    /// Puts the new secret where the old one was found, and says so.
+    fn keep(&self, secret: &Token) -> Result<()> {
+        let access = self.session.access()?;
+        let Some(keeper) = self.keeper else {
+            let source = &access.token.source;
+            let text = format!("this is the token in use: put the new text where {source} has it");
+            self.session.output.remark(&text);
+            return Ok(());
+        };
+        keeper.settle(&access.token.value, secret).map_err(|error| {
+            let waits = keeper.pending(secret);
+            let message = format!(
+                "the rotation stands, but the new token is not in {}: {}; it waits in {}",
+                keeper.place(),
+                error.with_causes(),
+                waits.path().display()
+            );
+            Error::new(error.code(), message)
+        })?;
+        self.session.output.remark(&format!("{} has the new token", keeper.place()));
+        Ok(())
+    }
+
+    /// The call failed: did admin take the secret all the same? Nobody else
+    /// has it, and the old one may have ended.
+    fn find_out(&self, secret: &Token, error: Error) -> Result<v1::RotateReply> {
+        match self.keeper {
+            Some(keeper) => {
+                let pending = keeper.pending(secret);
+                let peer = &self.session.access()?.peer;
+                match client::runtime()?.block_on(pending.resolve(peer)) {
+                    Ok(Standing::Accepted(_)) => self.found(secret),
+                    Ok(Standing::Dropped(_) | Standing::Absent) => Err(error),
+                    Err(_) => Err(left_open(&error, pending.path())),
+                }
+            }
+            None if is_uncertain(&error) => match self.ask_with(secret) {
+                Ok(_) => self.found(secret),
+                Err(why) if is_uncertain(&why) => {
+                    // Lost, it could lock its owner out.
+                    self.session.output.remark(
+                        "it is not known whether admin took the new token; \
+                         `configure.flexfs whoami` with it tells:",
+                    );
+                    Output::raw(format!("{}\n", secret.reveal()).as_bytes())?;
+                    Err(error)
+                }
+                Err(_) => Err(error),
+            },
+            None => Err(error),
+        }
+    }
+
+    fn ask_with(&self, secret: &Token) -> Result<v1::WhoAmIReply> {
+        let peer = &self.session.access()?.peer;
+        client::ask(peer, secret, client::LIMIT, |mut admin| async move {
+            admin.who_am_i(v1::WhoAmIRequest {}).await
+        })
+    }
+
+    /// What the lost answer would have said.
+    fn found(&self, secret: &Token) -> Result<v1::RotateReply> {
+        let peer = &self.session.access()?.peer;
+        let request = token::get_request(self.session, secret.kind(), &secret.id().to_string());
+        let rotation = client::ask(peer, secret, client::LIMIT, |mut admin| async move {
+            admin.get_rotation(request).await
+        });
+        // A role that may not look has rotated all the same.
+        let bare = || v1::Rotation {
+            token: Some(v1::Token {
+                id: secret.id().to_string(),
+                kind: secret.kind().name().to_owned(),
+                last4: secret.last4().to_owned(),
+                ..v1::Token::default()
+            }),
+            secrets: Vec::new(),
+        };
+        let rotation = rotation.unwrap_or_else(|_| bare());
+        Ok(v1::RotateReply { rotation: Some(rotation), ended: None })
+    }
+}
+
+/// May admin have done what it was asked?
+fn is_uncertain(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded)
+        // The second attempt of an emergency that was carried out.
+        || error.code() == Code::TokenRotated
+}
+
+fn left_open(error: &Error, path: &std::path::Path) -> Error {
+    let message = format!(
+        "{}; the new token waits in {}, and the next command finds out whether admin took it",
+        error.with_causes(),
+        path.display()
+    );
+    Error::new(error.code(), message)
+}
+
+/// When the last of the earlier secrets ends by itself.
+fn earlier_end(secrets: &[v1::Secret]) -> Option<String> {
+    let (_newest, earlier) = secrets.split_last()?;
+    let live = earlier.iter().filter(|secret| secret.state != "ended");
+    live.filter_map(|secret| secret.expires_at)
+        .max_by_key(|at| (at.seconds, at.nanos))
+        .and_then(|at| time(Some(&at)))
+}
+
+fn report(
+    output: Output,
+    reply: v1::RotateReply,
+    secret: &Token,
+    arguments: &Arguments,
+) -> Result<()> {
+    let rotation = present(reply.rotation)?;
+    let earlier_end = earlier_end(&rotation.secrets);
+    let view = TokenView::from(present(rotation.token)?);
+    let cut = reply.ended.filter(|_| arguments.emergency).map(Cut::from);
+    let id = secret.id().to_string();
+    let json = Rotated {
+        id: &id,
+        kind: secret.kind().name(),
+        token: secret.reveal(),
+        earlier_end_at: earlier_end.as_deref(),
+        cut: cut.as_ref().map(CutForm::of),
+    };
+    output.handed_out(&view, secret, &json)?;
+    for remark in remarks(&id, earlier_end.as_deref(), cut.as_ref(), arguments) {
+        output.remark(&remark);
+    }
+    match cut {
+        Some(cut) if arguments.wait.is_wanted() => cut.laggards("the rotation"),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What is to be known and done next.
+fn remarks(
+    id: &str,
+    earlier_end: Option<&str>,
+    cut: Option<&Cut>,
+    arguments: &Arguments,
+) -> Vec<String> {
+    let give = "next: give the new token to its hosts, in the place of the old text";
+    if arguments.emergency {
+        let ended = match cut {
+            Some(cut) if arguments.wait.is_wanted() => {
+                format!("earlier secrets have ended: {}", cut.disconnected())
+            }
+            Some(cut) => format!("earlier secrets have ended (revision {})", cut.revision),
+            None => "earlier secrets have ended".to_owned(),
+        };
+        return vec![ended, give.to_owned()];
+    }
+    let until = match earlier_end {
+        Some(at) => format!("earlier secrets are accepted until {}", short(Some(at))),
+        None => "earlier secrets are accepted until the rotation is finished".to_owned(),
+    };
+    let then = format!(
+        "{give}; `configure.flexfs rotation status {id}` shows who still uses an earlier one, \
+         `configure.flexfs rotation finish {id}` ends them"
+    );
+    vec![until, then]
+}
+
+#[cfg(test)]
+mod tests;
