@@ -366,20 +366,21 @@ async fn pins_that_conflict_cut_the_live_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_answer_does_not_bring_the_volumes_old_flags_back() {
+async fn an_older_answer_does_not_bring_the_volumes_old_settings_back() {
     let (bench, admin) = Bench::with_admin().await;
     let (token, _) = volume_token(&admin);
     admin.answers.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
     let opening = open(&bench, &token);
     let changing = async {
         admin.until_validated(1).await;
-        admin.change_volume(|volume| volume.flags.get_or_insert_default().ro = true);
-        admin.apply(FeedKind::VolumeChanged, None).await;
+        admin.change_volume(|volume| volume.compression = "zstd".into());
+        // It says nothing of the token, which is not asked about again.
+        admin.apply(FeedKind::BlockStoreChanged, None).await;
         admin.answers.add_permits(1000);
     };
     let (reply, ()) = tokio::join!(opening, changing);
-    assert!(reply.unwrap().flags.unwrap().ro);
-    assert!(bench.served.volume.settings().flags.ro);
+    assert_eq!((reply.unwrap().compression.as_str(), admin.validated()), ("zstd", 1));
+    assert_eq!(bench.served.placed().compression, "zstd");
 }
 
 #[tokio::test(flavor = "multi_thread")]
