@@ -77,7 +77,8 @@ impl Server {
     /// Serves until `stop`, then lets calls end for some seconds; feeds end
     /// at once.
     pub async fn serve(self, service: Arc<Service>, stop: CancellationToken) {
-        let app = grpc::routes(Arc::clone(&service), stop.clone()).merge(crate::http::routes(service));
+        let app =
+            grpc::routes(Arc::clone(&service), stop.clone()).merge(crate::http::routes(service));
         let config =
             self.tls.map(|certificate| tls::server_config(certificate, &[b"h2", b"http/1.1"]));
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
