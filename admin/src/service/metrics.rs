@@ -30,9 +30,12 @@ pub struct Metrics {
     pub sessions: u64,
 }
 
+/// When, and what.
+type Lately = (Instant, Arc<Metrics>);
+
 /// Numbers that were counted lately, by account (`None` = all).
 #[derive(Debug, Default)]
-pub(super) struct Counted(Mutex<HashMap<Option<AccountId>, (Instant, Arc<Metrics>)>>);
+pub(super) struct Counted(Mutex<HashMap<Option<AccountId>, Lately>>);
 
 impl Counted {
     fn get(&self, account: Option<AccountId>) -> Option<Arc<Metrics>> {
