@@ -22,6 +22,8 @@ CREATE INDEX tokens_expires ON tokens (expires_at) WHERE expires_at IS NOT NULL 
 ALTER TABLE token_secrets ADD COLUMN last4 TEXT COLLATE "C" NOT NULL DEFAULT '';
 ALTER TABLE token_secrets ADD COLUMN last_used_at BIGINT;
 ALTER TABLE token_secrets ADD COLUMN uses BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX token_secrets_expires ON token_secrets (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX token_secrets_retired ON token_secrets (retired_at) WHERE retired_at IS NOT NULL;
 UPDATE token_secrets SET last4 = (SELECT t.last4 FROM tokens t WHERE t.id = token_id);
 
 -- Who uses a secret: the name that the host gives itself, and the address it
@@ -61,6 +63,7 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_server ON sessions (server_id);
 CREATE INDEX sessions_token ON sessions (token_id);
+CREATE INDEX sessions_secret ON sessions (secret_id);
 CREATE INDEX sessions_volume ON sessions (volume_id, opened_at, id);
 
 -- What a request id was used for, so that a repetition is known as one.
