@@ -10,8 +10,9 @@
 //!
 //! Caching: what was read of a token is used again while nothing newer is
 //! known of it, its account and its volume (see `store::changes::Applied`).
-//! With Postgres, where other replicas write, the row is read again at each
-//! use and only the argon2 step is saved.
+//! With Postgres, where other replicas write, that holds while this one has a
+//! lease on the feed's head (`store::lease`); else the row is read again at
+//! each use and only the argon2 step is saved.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use jiff::Timestamp;
 
 use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
 use crate::store::tokens::{self, Standing};
-use crate::store::{self, Sql, Store};
+use crate::store::{Sql, Store};
 
 mod cache;
 mod claims;
@@ -283,11 +284,7 @@ impl Verify {
 
     async fn cached(&self, token: &Token, key: &cache::Key) -> Result<Option<Verified>> {
         let Some(cached) = self.caches.get(key) else { return Ok(None) };
-        let shared = match self.store.kind() {
-            store::Kind::Sqlite => false,
-            store::Kind::Postgres => true,
-        };
-        if !shared && !cached.is_stale(self.store.applied()) {
+        if self.store.is_current() && !cached.is_stale(self.store.applied()) {
             return Ok(Some(cached.verified));
         }
         // The secret was right; what has become of the token?

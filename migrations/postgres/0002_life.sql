@@ -78,3 +78,12 @@ CREATE TABLE requests (
     PRIMARY KEY (who, request_id)
 );
 CREATE INDEX requests_at ON requests (at);
+
+-- Admins over this database, and the revision that each knows of.
+CREATE TABLE replicas (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    version TEXT COLLATE "C" NOT NULL,
+    seen BIGINT NOT NULL,
+    -- By the database's clock.
+    renewed_at BIGINT NOT NULL
+);

@@ -78,3 +78,12 @@ CREATE TABLE requests (
     PRIMARY KEY (who, request_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX requests_at ON requests (at);
+
+-- Admins over this database, and the revision that each knows of.
+CREATE TABLE replicas (
+    id TEXT PRIMARY KEY,
+    version TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    -- By the database's clock.
+    renewed_at INTEGER NOT NULL
+) STRICT;

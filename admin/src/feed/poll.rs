@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
+use crate::store::lease::RENEW;
 use crate::store::{Kind, Store};
 use crate::verify::Verify;
 
-/// How often another process's commits are looked for: `recover` beside a
-/// running admin on SQLite; on Postgres a lost notification.
+/// How often another process's commits are looked for on SQLite: `recover`
+/// beside a running admin.
 const POLL: Duration = Duration::from_millis(500);
 /// How often acknowledgements are written for other replicas (only when
 /// there is one) …
@@ -26,13 +27,21 @@ const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// and tried again.
 pub async fn follow(store: Store, stop: CancellationToken) {
     let mut failing = false;
+    let every = match store.kind() {
+        Kind::Sqlite => POLL,
+        Kind::Postgres => RENEW,
+    };
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return,
             () = store.notified() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(every) => {}
         }
-        match store.catch_up().await {
+        let known = match store.catch_up().await {
+            Ok(()) => store.renew_lease().await,
+            Err(error) => Err(error),
+        };
+        match known {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
