@@ -15,9 +15,9 @@ use crate::audit::{Entry, OK, Request, Who};
 use crate::ca::Ca;
 use crate::feed::Registry;
 use crate::model::Grant;
-use crate::store::Store;
 use crate::store::requests::{self, Done};
 use crate::store::volumes::Visible;
+use crate::store::{Store, accounts as stored_accounts};
 use crate::verify::{Verified, Verify};
 
 pub mod accounts;
@@ -220,6 +220,21 @@ impl Service {
         }
         caller.done = done;
         Ok(())
+    }
+
+    /// A revision as the caller may know it: tenants are told how many changes
+    /// of their own there were, because revisions count everybody's.
+    pub(super) async fn told(&self, caller: &Caller, revision: u64) -> Result<u64> {
+        let own = match caller.principal {
+            Principal::Account { role: Role::System, .. } | Principal::Meta { .. } => {
+                return Ok(revision);
+            }
+            Principal::Account { account_id, .. } | Principal::Volume { account_id, .. } => {
+                account_id
+            }
+            Principal::Claim { .. } => return Ok(0),
+        };
+        Ok(stored_accounts::own_changes(self.store.reader().as_mut(), own).await?.count)
     }
 
     /// The database.

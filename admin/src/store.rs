@@ -5,6 +5,7 @@
 //! lock held to the end of the transaction), so that what a transaction has
 //! checked still holds when it commits. The feed's revision is taken last.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -232,6 +233,15 @@ impl Tx {
             Some(row) => row.revision,
             None => feed::head(sql).await?.revision,
         };
+        let mut own: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for row in &rows {
+            let Some(account) = row.change.account else { continue };
+            let (count, last) = own.entry(account).or_default();
+            (*count, *last) = (*count + 1, row.revision);
+        }
+        for (account, (count, last)) in own {
+            accounts::count_changes(sql, account, count, last).await?;
+        }
         for entry in entries {
             audit::append(sql, now, revision, entry).await?;
             note_request(sql, entry, revision, now).await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_auth::token::Token;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{SecretId, ServerId, TokenId};
 use flexfs_common::tls::Peer;
 use flexfs_common::{Code, Error, Result, limits, status};
@@ -29,8 +30,28 @@ const VALIDATE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Authority {
     peer: Peer,
+    state: Mutex<State>,
+    /// When the latest call began that admin took our token for.
+    accepted: Mutex<Option<BootTime>>,
+    /// Held while admin is asked whether it takes our token.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
     bearer: BearerInterceptor,
-    client: Mutex<Client>,
+    client: Client,
+    /// Counts our tokens.
+    generation: u64,
+}
+
+/// What admin said of tokens by id.
+#[derive(Debug)]
+pub struct Checked {
+    /// One per token asked about, in order.
+    pub states: Vec<v1::TokenState>,
+    /// The feed's head when the rows were read.
+    pub revision: u64,
 }
 
 impl Authority {
@@ -40,8 +61,26 @@ impl Authority {
     /// `ARGUMENT_INVALID` when the address is not `host:port`.
     pub fn new(peer: Peer, token: &Token) -> Result<Authority> {
         let bearer = BearerInterceptor::new(token);
-        let client = Mutex::new(connect(&peer, &bearer)?);
-        Ok(Authority { peer, bearer, client })
+        let client = connect(&peer, &bearer)?;
+        Ok(Authority {
+            peer,
+            state: Mutex::new(State { bearer, client, generation: 0 }),
+            accepted: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Every later call has this token.
+    ///
+    /// # Errors
+    /// `ARGUMENT_INVALID`.
+    pub fn set_token(&self, token: &Token) -> Result<()> {
+        let bearer = BearerInterceptor::new(token);
+        let client = connect(&self.peer, &bearer)?;
+        let mut state = self.state.lock();
+        let generation = state.generation.wrapping_add(1);
+        *state = State { bearer, client, generation };
+        Ok(())
     }
 
     /// Where admin is.
@@ -50,18 +89,49 @@ impl Authority {
         &self.peer.address
     }
 
+    /// Counts our tokens: the same before and after some calls = all of them
+    /// had the same token.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
     /// Forgets the present connection: one that is dying keeps new calls
     /// otherwise.
     ///
     /// # Errors
     /// `ARGUMENT_INVALID`.
     pub fn reconnect(&self) -> Result<()> {
-        *self.client.lock() = connect(&self.peer, &self.bearer)?;
+        let mut state = self.state.lock();
+        state.client = connect(&self.peer, &state.bearer)?;
         Ok(())
     }
 
     fn client(&self) -> Client {
-        self.client.lock().clone()
+        self.state.lock().client.clone()
+    }
+
+    /// Does admin take our own token? A refusal of a volume token looks the
+    /// same as one of ours. Not asked again when a call that began at `since`
+    /// or later was taken.
+    ///
+    /// # Errors
+    /// As [`Authority::register`].
+    pub async fn confirm_own(&self, since: BootTime) -> Result<()> {
+        let known = || self.accepted.lock().is_some_and(|at| at >= since);
+        if known() {
+            return Ok(());
+        }
+        let _one_asks = self.asking.lock().await;
+        if known() {
+            return Ok(());
+        }
+        let begun = BootTime::now();
+        let mut client = self.client();
+        let nothing = v1::CheckTokensRequest { tokens: Vec::new() };
+        call(VALIDATE, client.check_tokens(nothing)).await?;
+        *self.accepted.lock() = Some(begun);
+        Ok(())
     }
 
     /// RegisterServer.
@@ -100,17 +170,21 @@ impl Authority {
         &self,
         request: v1::ValidateVolumeTokenRequest,
     ) -> Result<v1::ValidateVolumeTokenReply> {
+        let begun = BootTime::now();
         let mut client = self.client();
-        call(VALIDATE, client.validate_volume_token(request)).await
+        let reply = call(VALIDATE, client.validate_volume_token(request)).await?;
+        *self.accepted.lock() = Some(begun);
+        Ok(reply)
     }
 
-    /// CheckTokens, in parts.
+    /// CheckTokens, in parts, each within `limit`.
     ///
     /// # Errors
     /// As [`Authority::register`]; `PROTOCOL_INVALID` when an answer is
     /// missing.
-    pub async fn check(&self, tokens: &[(TokenId, SecretId)]) -> Result<Vec<v1::TokenState>> {
+    pub async fn check(&self, tokens: &[(TokenId, SecretId)], limit: Duration) -> Result<Checked> {
         let mut states = Vec::with_capacity(tokens.len());
+        let mut revision = u64::MAX;
         for part in tokens.chunks(CHECK_MAX) {
             let tokens = part
                 .iter()
@@ -121,7 +195,7 @@ impl Authority {
                 .collect();
             let mut client = self.client();
             let request = v1::CheckTokensRequest { tokens };
-            let reply = call(limits::CALL, client.check_tokens(request)).await?;
+            let reply = call(limit, client.check_tokens(request)).await?;
             let same = reply.states.len() == part.len()
                 && reply.states.iter().zip(part).all(|(state, (token, secret))| {
                     state.token_id == token.to_string() && state.secret_id == secret.to_string()
@@ -130,8 +204,10 @@ impl Authority {
                 return Err(Error::new(Code::ProtocolInvalid, "CheckTokens answered others"));
             }
             states.extend(reply.states);
+            // All of them are at least as new as the oldest.
+            revision = revision.min(reply.revision);
         }
-        Ok(states)
+        Ok(Checked { states, revision })
     }
 
     /// Watch.
@@ -161,3 +237,6 @@ async fn call<T>(
         Err(_) => Err(Error::new(Code::AdminUnreachable, "admin did not answer in time")),
     }
 }
+
+#[cfg(test)]
+mod tests;

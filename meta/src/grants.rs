@@ -54,6 +54,40 @@ struct StoredGrant {
     valid_millis: u64,
     #[prost(message, required, tag = "8")]
     at: Stamp,
+    /// From `at` on, without a word from admin, for so long; 0 = for as long
+    /// as there is grace. A token with an idle end is not known for longer.
+    #[prost(uint64, tag = "9")]
+    fresh_millis: u64,
+}
+
+/// What admin says of a secret that is good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Confirmed {
+    /// Whose secret it is.
+    pub token: TokenId,
+    /// The token's own flags; `None` = not said.
+    pub flags: Option<v1::Flags>,
+    /// When the time of token or secret is over.
+    pub ends: Option<BootTime>,
+}
+
+impl StoredGrant {
+    /// Takes over what is said now; true when that is something else.
+    fn confirm(&mut self, confirmed: &Confirmed, now: &Stamp) -> bool {
+        let flags = confirmed.flags.or(self.flags);
+        let valid_millis = millis_left(confirmed.ends);
+        if flags == self.flags && !moved(self, valid_millis, now) {
+            return false;
+        }
+        self.flags = flags;
+        self.valid_millis = valid_millis;
+        if self.fresh_millis != 0 {
+            // It counts from the same moment.
+            self.fresh_millis = millis(fresh_left(self, now).unwrap_or_default()).max(1);
+        }
+        self.at = now.clone();
+        true
+    }
 }
 
 /// The last contact with admin, as it is kept.
@@ -176,8 +210,9 @@ impl Grants {
             account: verdict.subject.account.as_bytes().to_vec(),
             mount_path: verdict.scope.to_string(),
             flags: Some(verdict.flags),
-            valid_millis: verdict.ends.map_or(0, |at| millis(at.left()).max(1)),
+            valid_millis: millis_left(verdict.ends),
             at: now,
+            fresh_millis: millis_left(verdict.fresh_until()),
         };
         {
             let mut state = self.state.lock();
@@ -191,8 +226,56 @@ impl Grants {
         self.write(&mut |txn| txn.put(&key, &value)).map(|_| ())
     }
 
+    /// Forgets what was remembered of a token used from this address: it was
+    /// overtaken. Blocks.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn forget_one(&self, token: &Token, peer: IpAddr) -> Result<()> {
+        let hash = self.hash(token, peer);
+        self.state.lock().grants.remove(&hash);
+        self.write(&mut |txn| txn.delete(&[GRANT_PREFIX, &hash].concat())).map(|_| ())
+    }
+
+    /// Was this token admitted here before, from this address? No proof of
+    /// anything now.
+    #[must_use]
+    pub fn knows(&self, token: &Token, peer: IpAddr) -> bool {
+        let hash = self.hash(token, peer);
+        self.state.lock().grants.contains_key(&hash)
+    }
+
+    /// Admin says what holds for secrets now: their grants are that much from
+    /// now on. Blocks.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn confirm(&self, secrets: &HashMap<SecretId, Confirmed>, now: &Stamp) -> Result<()> {
+        let changed: Vec<([u8; 32], StoredGrant)> = {
+            let mut state = self.state.lock();
+            let mut changed = Vec::new();
+            for (hash, grant) in &mut state.grants {
+                let Some((subject, secret)) = subject_of(grant) else { continue };
+                let Some(confirmed) = secrets.get(&secret) else { continue };
+                if confirmed.token == subject.token && grant.confirm(confirmed, now) {
+                    changed.push((*hash, grant.clone()));
+                }
+            }
+            changed
+        };
+        for part in changed.chunks(1000) {
+            self.write(&mut |txn| {
+                for (hash, grant) in part {
+                    txn.put(&[GRANT_PREFIX, hash].concat(), &grant.encode_to_vec());
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     /// What is known of a token used from this address, while it is not
-    /// revoked and its own time is not over.
+    /// revoked and its own time is not over. Of a token with an idle end only
+    /// while admin's word is younger than that.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `TOKEN_EXPIRED`.
@@ -210,6 +293,9 @@ impl Grants {
             Left::For(span) => Some(BootTime::now().after(span)),
             Left::Over => return Err(Error::bare(Code::TokenExpired)),
         };
+        if grant.fresh_millis != 0 && fresh_left(&grant, now).is_none() {
+            return Ok(None);
+        }
         let Some((subject, secret_id)) = subject_of(&grant) else { return Ok(None) };
         Ok(Some(Verdict {
             subject,
@@ -218,6 +304,9 @@ impl Grants {
             flags: grant.flags.unwrap_or_default(),
             point,
             ends,
+            asked: BootTime::now(),
+            // Looked at above.
+            idle: None,
         }))
     }
 
@@ -363,6 +452,31 @@ fn left_of(grant: &StoredGrant, now: &Stamp) -> Left {
     match left {
         Some(left) if !left.is_zero() => Left::For(left),
         _ => Left::Over,
+    }
+}
+
+/// What is left until a moment in milliseconds, at least 1; 0 = no end.
+fn millis_left(end: Option<BootTime>) -> u64 {
+    end.map_or(0, |at| millis(at.left()).max(1))
+}
+
+/// For how long admin's word on a token with an idle end is fresh; `None` =
+/// not any more.
+fn fresh_left(grant: &StoredGrant, now: &Stamp) -> Option<Duration> {
+    let gone = grant.at.until(now)?;
+    let left = Duration::from_millis(grant.fresh_millis).checked_sub(gone)?;
+    (!left.is_zero()).then_some(left)
+}
+
+/// Is the end of a grant another than what is left of it now? Seconds apart
+/// are not: they come from rounding and from the way of the answer.
+fn moved(grant: &StoredGrant, valid_millis: u64, now: &Stamp) -> bool {
+    const SAME: Duration = Duration::from_secs(1);
+    let valid = Duration::from_millis(valid_millis);
+    match left_of(grant, now) {
+        Left::Endless => valid_millis != 0,
+        Left::For(left) => valid_millis == 0 || left.abs_diff(valid) > SAME,
+        Left::Over => true,
     }
 }
 

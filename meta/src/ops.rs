@@ -10,21 +10,27 @@ use flexfs_common::{Error, limits, wire};
 use flexfs_proto::v1;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::service::Service;
+use crate::service::{PeerAddress, Service};
 use outgoing::Outgoing;
 
 pub mod connection;
 pub mod frames;
 pub mod handshake;
 pub mod outgoing;
+pub mod reauthenticate;
 
 /// Time to take what was written last, when the connection ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Serves one connection to its end. `permit` counts it among the handshakes
 /// until it has proven itself.
-pub async fn serve(service: Arc<Service>, stream: Stream, permit: OwnedSemaphorePermit) {
-    let peer = stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
+pub async fn serve(
+    service: Arc<Service>,
+    stream: Stream,
+    address: PeerAddress,
+    permit: OwnedSemaphorePermit,
+) {
+    let peer = address.0.to_string();
     let exporter = match stream.exporter() {
         Ok(exporter) => exporter,
         Err(error) => {
@@ -49,7 +55,7 @@ pub async fn serve(service: Arc<Service>, stream: Stream, permit: OwnedSemaphore
     drop(permit);
     let entry = Arc::clone(&attached.entry);
     let link = Arc::clone(&attached.link);
-    let outcome = connection::run(&service, &mut reader, &mut outgoing, attached).await;
+    let outcome = connection::run(&service, &mut reader, &mut outgoing, (attached, address)).await;
     entry.disconnect(&link);
     let last = outcome.err().map(|error| {
         tracing::info!(peer, session = %entry.id, code = %error.code(),

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -152,8 +152,8 @@ impl Port {
         let Some(acceptor) = &self.acceptor else {
             match tokio::time::timeout(limits::HANDSHAKE, sniff(tcp)).await {
                 Ok(Ok((true, stream))) => {
-                    ops::serve(Arc::clone(&self.service), Stream::plain(stream.inner), permit)
-                        .await;
+                    let stream = Stream::plain(stream.inner);
+                    self.operations(stream, peer, permit).await;
                 }
                 Ok(Ok((false, stream))) => {
                     drop(permit);
@@ -173,11 +173,15 @@ impl Port {
         };
         let stream = Stream::server(tls);
         if stream.alpn() == Some(frame::ALPN) {
-            ops::serve(Arc::clone(&self.service), stream, permit).await;
+            self.operations(stream, peer, permit).await;
         } else {
             drop(permit);
             self.http(stream, peer).await;
         }
+    }
+
+    async fn operations(&self, stream: Stream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        ops::serve(Arc::clone(&self.service), stream, PeerAddress(peer), permit).await;
     }
 
     async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flexfs_auth::token::Token;
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{SecretId, ServerId, SessionId, TokenId, VolumeId};
 use flexfs_common::{Code, Error, Kind, Result, wire};
@@ -15,24 +14,27 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::Authority;
 use crate::blocks::directory::DirectoryStore;
 use crate::blocks::endpoint::Transfers;
-use crate::blocks::signed::Signer;
+use crate::blocks::signed::{Claims, Method, Signer};
 use crate::engine::Engine;
 use crate::grants::Grants;
 use crate::grants::stamp::Stamp;
 use crate::rpc::validate::Flights;
 use crate::rpc::verdict::Verdicts;
-use crate::volume::{SessionKey, Which};
+use crate::volume::{Recalls, Reflagged, SessionKey, Which};
 
 pub mod background;
 pub mod changes;
 pub mod feed_status;
+pub mod news;
+pub mod own;
 pub mod placed;
 pub mod sessions;
 pub mod synced;
 
-use changes::Changes;
+use changes::{Changes, FeedPoint};
 use feed_status::FeedStatus;
-use placed::{Served, Volumes};
+use own::OwnToken;
+use placed::{Change, Served, Volumes};
 use sessions::{SessionEntry, Sessions};
 
 /// Everything the parts of a running server share.
@@ -41,7 +43,7 @@ pub struct Service {
     /// Who this server is.
     pub server_id: ServerId,
     /// Its own token.
-    pub own_token: Token,
+    pub own: OwnToken,
     /// admin.
     pub authority: Authority,
     /// Signs block URLs.
@@ -63,7 +65,42 @@ pub struct Service {
     /// Ends when the server ends.
     pub stop: CancellationToken,
     /// When the time of the secrets of live sessions is over.
-    lives: Mutex<HashMap<SecretId, (VolumeId, BootTime)>>,
+    lives: Mutex<HashMap<SecretId, Life>>,
+    /// What changes of settings did to sessions, for the acknowledgement of
+    /// the feed's row: whoever heard of the change first.
+    consequences: Mutex<Consequences>,
+}
+
+/// The time of a secret.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    volume: VolumeId,
+    end: BootTime,
+    /// When admin said so: a later word is not replaced by an earlier one.
+    point: FeedPoint,
+}
+
+/// What has to be over before a row of the feed is acknowledged.
+#[derive(Debug, Default)]
+pub struct Consequences {
+    /// Sessions that were cut.
+    pub cut: Vec<Arc<SessionEntry>>,
+    /// What sessions were granted under flags that hold no longer.
+    pub recalls: Vec<Recalls>,
+}
+
+impl Consequences {
+    /// These as well.
+    pub fn add(&mut self, more: Consequences) {
+        self.cut.extend(more.cut);
+        self.recalls.extend(more.recalls);
+    }
+
+    /// Is there nothing to wait for?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cut.is_empty() && self.recalls.is_empty()
+    }
 }
 
 /// What a [`Service`] is made of.
@@ -72,7 +109,7 @@ pub struct Parts {
     /// Who this server is.
     pub server_id: ServerId,
     /// Its own token.
-    pub own_token: Token,
+    pub own: OwnToken,
     /// admin.
     pub authority: Authority,
     /// Keeps everything.
@@ -96,7 +133,7 @@ impl Service {
     pub fn new(parts: Parts) -> Result<Arc<Service>> {
         Ok(Arc::new(Service {
             server_id: parts.server_id,
-            own_token: parts.own_token,
+            own: parts.own,
             authority: parts.authority,
             volumes: Volumes::new(parts.engine, Arc::clone(&parts.signer)),
             signer: parts.signer,
@@ -108,33 +145,73 @@ impl Service {
             feed: FeedStatus::default(),
             stop: CancellationToken::new(),
             lives: Mutex::default(),
+            consequences: Mutex::default(),
         }))
     }
 
     /// Takes a volume into service or applies what changed; its live sessions
-    /// can resume from then on. Blocks. Must run within the runtime.
+    /// can resume from then on. `point` is when admin's row was read. Blocks.
+    /// Must run within the runtime.
     ///
     /// # Errors
     /// As [`Volumes::apply`].
-    pub fn serve_volume(self: &Arc<Self>, placed: &v1::PlacedVolume) -> Result<Arc<Served>> {
-        let (served, new) = self.volumes.apply(placed)?;
-        if new {
-            let now = Stamp::now();
-            for session in served.volume.sessions() {
-                let entry = SessionEntry::new(
-                    session.id,
-                    Arc::clone(&served.volume),
-                    session.token_id,
-                    session.secret_id,
-                );
-                self.sessions.insert(entry)?;
-                let end = self.grants.end_of(session.secret_id, &now);
-                self.set_end(session.secret_id, served.volume.settings().id, end);
+    pub fn serve_volume(
+        self: &Arc<Self>,
+        placed: &v1::PlacedVolume,
+        point: FeedPoint,
+    ) -> Result<Arc<Served>> {
+        let (served, change) = self.volumes.apply(placed, point)?;
+        match change {
+            Change::New => {
+                let now = Stamp::now();
+                for session in served.volume.sessions() {
+                    let volume = Arc::clone(&served.volume);
+                    let entry = SessionEntry::new(session.id, volume, session.token_id);
+                    self.sessions.insert(entry)?;
+                    let end = self.grants.end_of(session.secret_id, &now);
+                    let volume = served.volume.settings().id;
+                    self.set_end(session.secret_id, volume, (end, FeedPoint::default()));
+                }
+                tokio::spawn(background::tick_volume(Arc::clone(self), Arc::clone(&served)));
+                tracing::info!(volume = %placed.id, name = %placed.name, "volume in service");
             }
-            tokio::spawn(background::tick_volume(Arc::clone(self), Arc::clone(&served)));
-            tracing::info!(volume = %placed.id, name = %placed.name, "volume in service");
+            Change::Settings(reflagged) => self.reflagged(reflagged),
+            Change::Nothing => {}
         }
         Ok(served)
+    }
+
+    /// Live sessions have other flags, or were cut for them: their
+    /// connections are told.
+    pub fn reflagged(&self, reflagged: Reflagged) {
+        let Reflagged { changed, cut, recalls } = reflagged;
+        for entry in changed.into_iter().filter_map(|id| self.sessions.get(id)) {
+            tracing::info!(session = %entry.id, token = %entry.token_id, "session's flags changed");
+            entry.push_flags();
+        }
+        let mut entries = Vec::new();
+        for (id, code) in cut {
+            let Some(entry) = self.sessions.remove(id) else { continue };
+            self.tell_cut(&entry, &Error::bare(code));
+            entries.push(entry);
+        }
+        let mut consequences = self.consequences.lock();
+        // Without a feed nobody takes them: what is over need not be kept.
+        consequences.recalls.retain(|recalls| !recalls.is_over());
+        consequences.cut.retain(|entry| !entry.is_quiet_now());
+        consequences.add(Consequences { cut: entries, recalls: vec![recalls] });
+    }
+
+    /// What changes of settings did since the last call.
+    #[must_use]
+    pub fn take_consequences(&self) -> Consequences {
+        std::mem::take(&mut *self.consequences.lock())
+    }
+
+    fn tell_cut(&self, entry: &SessionEntry, reason: &Error) {
+        entry.push_cut(&wire::error_to_detail(reason));
+        tracing::info!(session = %entry.id, token = %entry.token_id, code = %reason.code(),
+            "session cut");
     }
 
     /// Ends sessions of one volume: in the commit order first, then their
@@ -150,13 +227,8 @@ impl Service {
         reason: &Error,
     ) -> Result<Vec<Arc<SessionEntry>>> {
         let cut = served.volume.cut(which, reason.code())?;
-        let detail = wire::error_to_detail(reason);
         let entries: Vec<_> = cut.into_iter().filter_map(|id| self.sessions.remove(id)).collect();
-        for entry in &entries {
-            entry.push_cut(&detail);
-            tracing::info!(session = %entry.id, token = %entry.token_id, code = %reason.code(),
-                "session cut");
-        }
+        entries.iter().for_each(|entry| self.tell_cut(entry, reason));
         Ok(entries)
     }
 
@@ -246,22 +318,51 @@ impl Service {
         }
     }
 
-    /// When the time of a secret is over; its sessions are cut then.
-    pub fn set_end(&self, secret: SecretId, volume: VolumeId, end: Option<BootTime>) {
+    /// When the time of a secret is over, as admin said at a point of the
+    /// feed; its sessions are cut then. An earlier word changes nothing.
+    pub fn set_end(
+        &self,
+        secret: SecretId,
+        volume: VolumeId,
+        (end, point): (Option<BootTime>, FeedPoint),
+    ) {
         let mut lives = self.lives.lock();
+        if lives.get(&secret).is_some_and(|life| life.point > point) {
+            return;
+        }
         match end {
-            Some(at) => lives.insert(secret, (volume, at)),
+            Some(end) => lives.insert(secret, Life { volume, end, point }),
             None => lives.remove(&secret),
         };
+    }
+
+    /// When the time of a secret is over, as far as it is known to end.
+    #[must_use]
+    pub fn end_of(&self, secret: SecretId) -> Option<BootTime> {
+        self.lives.lock().get(&secret).map(|life| life.end)
+    }
+
+    /// The secrets that live sessions live from, each with its token, at a
+    /// point of the commit order of each volume. Blocks.
+    #[must_use]
+    pub fn live_secrets(&self) -> HashMap<SecretId, (TokenId, VolumeId)> {
+        let mut secrets = HashMap::new();
+        for served in self.volumes.all() {
+            let volume = served.volume.settings().id;
+            for (token, secret) in served.volume.secrets() {
+                secrets.insert(secret, (token, volume));
+            }
+        }
+        secrets
     }
 
     /// Takes out the secrets whose time is over.
     fn take_ended(&self) -> Vec<(SecretId, VolumeId)> {
         let mut ended = Vec::new();
-        self.lives.lock().retain(|secret, (volume, at)| {
-            let over = at.passed();
+        self.lives.lock().retain(|secret, life| {
+            let over = life.end.passed();
             if over {
-                ended.push((*secret, *volume));
+                ended.push((*secret, life.volume));
             }
             !over
         });
@@ -270,7 +371,7 @@ impl Service {
 
     /// When the next secret's time is over.
     fn next_end(&self) -> Option<BootTime> {
-        self.lives.lock().values().map(|(_, at)| *at).min()
+        self.lives.lock().values().map(|life| life.end).min()
     }
 
     /// Sessions cut, counted per token.
@@ -286,7 +387,8 @@ impl Service {
 }
 
 impl Transfers for Service {
-    fn admit(&self, volume: VolumeId, session: SessionId) -> Result<Arc<DirectoryStore>> {
+    fn admit(&self, claims: &Claims) -> Result<Arc<DirectoryStore>> {
+        let (volume, session) = (claims.volume, claims.session);
         self.check_grace()?;
         let entry = self
             .sessions
@@ -298,6 +400,10 @@ impl Transfers for Service {
             .get(volume)
             .filter(|served| Arc::ptr_eq(&served.volume, &entry.volume))
             .ok_or_else(|| Error::bare(Code::BlockRefused))?;
+        // A URL may be older than the flags.
+        if claims.method == Method::Put && entry.volume.session_flags(session)?.ro {
+            return Err(Error::new(Code::BlockRefused, "the session is read-only now"));
+        }
         served.blocks.store()
     }
 }

@@ -17,16 +17,23 @@ use flexfs_proto::v1;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, feed};
 use crate::blocks::signed::Signer;
 use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
 use crate::grants::Grants;
+use crate::identity::DataDir;
 use crate::server;
+use crate::service::background;
+use crate::service::changes::FeedPoint;
+use crate::service::own::OwnToken;
 use crate::service::placed::Served;
 use crate::service::sessions::SessionEntry;
 use crate::service::{Parts, Service};
 use crate::volume::NewSession;
+use admin::Admin;
+
+pub(crate) mod admin;
 
 /// No test waits longer than this for something that must happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -68,17 +75,29 @@ pub(crate) fn placed(store: &Path) -> v1::PlacedVolume {
 
 /// A server's state whose admin is nowhere.
 pub(crate) fn service(engine: Arc<dyn Engine>, grace: Duration) -> Arc<Service> {
-    let nowhere = Peer {
+    let own = OwnToken::fixed(Token::generate(TokenKind::Meta).unwrap());
+    service_of(engine, own, grace, nowhere())
+}
+
+fn nowhere() -> Peer {
+    Peer {
         address: "127.0.0.1:9".into(),
         name: tls::ADMIN_NAME.into(),
         trust: Trust::Plaintext,
         unreachable: Code::AdminUnreachable,
-    };
-    let token = Token::generate(TokenKind::Meta).unwrap();
+    }
+}
+
+fn service_of(
+    engine: Arc<dyn Engine>,
+    own: OwnToken,
+    grace: Duration,
+    admin: Peer,
+) -> Arc<Service> {
     Service::new(Parts {
         server_id: ServerId::random(),
-        authority: Authority::new(nowhere, &token).unwrap(),
-        own_token: token,
+        authority: Authority::new(admin, &own.token()).unwrap(),
+        own,
         grants: Grants::load(Arc::clone(&engine), &[1; 32], grace).unwrap(),
         engine,
         signer: Arc::new(Signer::new(&[2; 32])),
@@ -104,7 +123,35 @@ impl Bench {
     pub(crate) async fn start() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let service = service(Arc::new(MemoryEngine::new()), limits::ADMIN_GRACE);
-        let served = service.serve_volume(&placed(&dir.path().join("blocks"))).unwrap();
+        let placed = placed(&dir.path().join("blocks"));
+        Bench::serve(dir, service, placed).await
+    }
+
+    /// With an admin, whose feed is followed, and a credentials file.
+    pub(crate) async fn with_admin() -> (Bench, Admin) {
+        let dir = tempfile::tempdir().unwrap();
+        let placed = placed(&dir.path().join("blocks"));
+        let own = Token::generate(TokenKind::Meta).unwrap();
+        let admin = Admin::start(&own, placed.clone()).await;
+        let creds = dir.path().join("creds");
+        admin.creds(&creds, &own);
+        let own = OwnToken::load(&creds).unwrap();
+        let engine = Arc::new(MemoryEngine::new());
+        let service = service_of(engine, own, limits::ADMIN_GRACE, admin.peer.clone());
+        let bench = Bench::serve(dir, service, placed).await;
+        let data = DataDir::open(&bench.dir.path().join("data")).unwrap();
+        tokio::spawn(feed::follow(Arc::clone(&bench.service), data, None));
+        tokio::spawn(background::watch_time(Arc::clone(&bench.service)));
+        admin.subscriptions(1).await;
+        (bench, admin)
+    }
+
+    async fn serve(
+        dir: tempfile::TempDir,
+        service: Arc<Service>,
+        placed: v1::PlacedVolume,
+    ) -> Bench {
+        let served = service.serve_volume(&placed, FeedPoint::default()).unwrap();
         service.feed.set_started();
         service.note_contact();
         let (certificate, trust) = certificate(service.server_id);
@@ -134,13 +181,14 @@ impl Bench {
                 scope: SubtreePath::root(),
                 token_flags: v1::Flags::default(),
                 requested: v1::Flags::default(),
+                honours: v1::Flags::default(),
                 recalls: false,
                 host_name: "host".into(),
                 dir: "/mnt".into(),
                 peer: "127.0.0.1:1".into(),
             })
             .unwrap();
-        let entry = SessionEntry::new(opened.id, Arc::clone(&self.served.volume), token, secret);
+        let entry = SessionEntry::new(opened.id, Arc::clone(&self.served.volume), token);
         self.service.sessions.insert(entry).unwrap();
         Opened { id: opened.id, key: *opened.key, root: opened.root_handle, token, secret }
     }

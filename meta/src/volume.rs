@@ -26,6 +26,7 @@ mod permission;
 mod random;
 mod recalls;
 mod record;
+mod reflag;
 mod rights;
 mod scope;
 mod session;
@@ -44,15 +45,15 @@ use std::sync::Arc;
 
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{Ino, SessionId};
-use flexfs_common::{Code, Error, Result, flags};
+use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use recalls::RecallQueue;
 pub use types::{
-    Attachment, BlockAccess, Execution, NewSession, OpenedSession, SessionInfo, SessionKey,
-    VolumeSettings, Which,
+    Attachment, BlockAccess, Execution, NewSession, OpenedSession, Recalls, Reflagged, SessionInfo,
+    SessionKey, VolumeSettings, Which,
 };
 
 use crate::engine::{CommitVersion, Engine};
@@ -100,35 +101,6 @@ impl Volume {
     #[must_use]
     pub fn settings(&self) -> VolumeSettings {
         VolumeSettings::clone(&self.settings.read())
-    }
-
-    /// Settings changed at admin; live sessions get the new merge (a session
-    /// whose merge conflicts is cut).
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn update_settings(&self, settings: VolumeSettings) -> Result<()> {
-        let volume_flags = settings.flags;
-        *self.settings.write() = Arc::new(settings);
-        for session in self.sessions.all() {
-            let (token, requested) = session.own_flags();
-            match flags::merge(&volume_flags, &token, &requested) {
-                Ok(merged) if merged == *session.flags() => {}
-                Ok(merged) => {
-                    session.set_flags(merged);
-                    // What it keeps was granted under the old ones. Nobody
-                    // waits: nothing in the tree has changed.
-                    let _ = self.rights.recall_all(&session);
-                }
-                Err(_) => {
-                    let which = Which::Session(session.id);
-                    self.ended.lock().extend(self.cut(which, Code::FlagConflict)?);
-                }
-            }
-        }
-        // Whoever began under the old flags is done when this is free.
-        drop(self.writer.lock());
-        Ok(())
     }
 
     /// Reads on a snapshot.

@@ -3,6 +3,10 @@
 
 -- Seconds; secrets older than this are reported.
 ALTER TABLE accounts ADD COLUMN max_token_age INTEGER NOT NULL DEFAULT 0;
+-- How many rows of the feed are its own, and the revision of the last: what a
+-- tenant is told instead of revisions, which count everybody's changes.
+ALTER TABLE accounts ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN last_change INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE tokens ADD COLUMN idle_seconds INTEGER NOT NULL DEFAULT 0;
 -- When its newest secret was made.

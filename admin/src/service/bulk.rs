@@ -99,6 +99,7 @@ impl Service {
         let wait = self.prepare_wait(tx.sql(), whose, places, request.wait_millis).await?;
         let revision = tx.commit_all(&entries, &changes).await?;
         let settled = self.settle(wait, revision).await?;
+        let revision = self.told(caller, revision).await?;
         Ok(BulkRevoked { items, kept, revision, settled, next_page })
     }
 

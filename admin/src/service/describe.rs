@@ -76,6 +76,10 @@ impl Service {
                 (connected.server, connected.connected)
             })
             .collect();
+        if let Some(account) = only {
+            let own = accounts::own_changes(reader.as_mut(), account).await?;
+            return Ok(as_tenants_see(self.store.kind().name(), head, servers, own));
+        }
         Ok(Status { database: self.store.kind().name(), head, servers })
     }
 
@@ -121,6 +125,25 @@ impl Service {
             .ok_or(Code::MetaStoreNotFound)?;
         Ok((token, store))
     }
+}
+
+/// The status without what tells of other tenants: instead of revisions, the
+/// tenant's own changes, and whether each server has applied them.
+fn as_tenants_see(
+    database: &'static str,
+    head: feed::Head,
+    servers: Vec<(MetaServer, bool)>,
+    own: accounts::OwnChanges,
+) -> Status {
+    let servers = servers
+        .into_iter()
+        .map(|(server, connected)| {
+            let behind = server.acknowledged < own.last;
+            let acknowledged = own.count - u64::from(behind && own.count > 0);
+            (MetaServer { acknowledged, ..server }, connected)
+        })
+        .collect();
+    Status { database, head: feed::Head { revision: own.count, floor: 0, ..head }, servers }
 }
 
 /// Is this what the user calls the volume? A token of another volume is

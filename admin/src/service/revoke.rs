@@ -95,6 +95,7 @@ impl Service {
         entry.detail = reason;
         let revision = tx.commit(entry, &[change]).await?;
         let settled = self.settle(wait, revision).await?;
+        let revision = self.told(caller, revision).await?;
         Ok(Revoked { id: token.id.to_string(), revision, settled })
     }
 

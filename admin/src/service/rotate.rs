@@ -97,7 +97,7 @@ impl Service {
             revision = tx.commit(entry, &[change]).await?;
             settled = self.settle(wait, revision).await?;
         }
-        self.rotated(&token, revision, settled).await
+        self.rotated(caller, &token, (revision, settled)).await
     }
 
     /// Is this secret there already, and live?
@@ -120,15 +120,16 @@ impl Service {
 
     async fn rotated(
         &self,
+        caller: &Caller,
         token: &TokenRecord,
-        revision: u64,
-        settled: Settled,
+        (revision, settled): (u64, Settled),
     ) -> Result<Rotated> {
         let mut reader = self.store.reader();
         let revision = match revision {
             0 => feed::head(reader.as_mut()).await?.revision,
             done => done,
         };
+        let revision = self.told(caller, revision).await?;
         let rotation = rotation(reader.as_mut(), token).await?;
         Ok(Rotated { rotation, ended: Revoked { id: token.id.to_string(), revision, settled } })
     }
@@ -177,7 +178,7 @@ impl Service {
         let live = live(&all, now);
         let Some((_, old)) = live.split_last().filter(|(_, old)| !old.is_empty()) else {
             drop(tx);
-            return self.rotated(&token, 0, Settled::default()).await;
+            return self.rotated(caller, &token, (0, Settled::default())).await;
         };
         if !request.force {
             check_unused(tx.sql(), old, now).await?;
@@ -193,7 +194,7 @@ impl Service {
         entry.detail = if request.force { "forced".to_owned() } else { String::new() };
         let revision = tx.commit(entry, &[change]).await?;
         let settled = self.settle(wait, revision).await?;
-        self.rotated(&token, revision, settled).await
+        self.rotated(caller, &token, (revision, settled)).await
     }
 }
 

@@ -303,7 +303,7 @@ impl Service {
         let change = token_change(FeedKind::TokenRevoked, &token, volume.as_ref());
         let entry = caller.entry(Some(token.account_id), "token.delete", token.id);
         let revision = tx.commit(entry, &[change]).await?;
-        Ok((token.id, revision))
+        Ok((token.id, self.told(caller, revision).await?))
     }
 }
 

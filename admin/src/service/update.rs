@@ -1,7 +1,7 @@
 //! What can be changed of tokens, accounts and volumes. What is absent in a
 //! request stays as it is; the result is checked like a new thing.
 
-use flexfs_auth::policy::{Action, Resource};
+use flexfs_auth::policy::{Action, Resource, authorize};
 use flexfs_common::flags::{self, Owner};
 use flexfs_common::{Code, Result};
 use flexfs_proto::v1::{self, FeedKind};
@@ -135,6 +135,9 @@ impl Service {
         let account = accounts::by_id(tx.sql(), id).await?.ok_or(Code::AccountNotFound)?;
         let mut changed = account.clone();
         if let Some(name) = &request.name {
+            // Names are unique over all accounts: who may try them could find
+            // out which there are.
+            authorize(&caller.principal, Action::AccountWrite, Resource::Account(id))?;
             changed.name = input::account_name(name)?;
             let named = accounts::by_name(tx.sql(), &changed.name).await?;
             if named.is_some_and(|named| named.id != id) {

@@ -146,7 +146,7 @@ impl Service {
         }));
         let entry = caller.entry(Some(account), "volume.delete", volume.id);
         let revision = tx.commit(entry, &changes).await?;
-        Ok((volume.id, revision))
+        Ok((volume.id, self.told(caller, revision).await?))
     }
 }
 

@@ -154,6 +154,44 @@ pub async fn update(sql: &mut dyn Sql, account: &Account) -> Result<()> {
     .map(drop)
 }
 
+/// How far an account is: changes of its own, and the revision of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnChanges {
+    /// How many there were.
+    pub count: u64,
+    /// The revision of the last.
+    pub last: u64,
+}
+
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn own_changes(sql: &mut dyn Sql, id: AccountId) -> Result<OwnChanges> {
+    let row = first(
+        sql,
+        "SELECT changes, last_change FROM accounts WHERE id = $1",
+        vec![Value::text(id)],
+    )
+    .await?
+    .ok_or(flexfs_common::Code::AccountNotFound)?;
+    let mut cells = row.cells();
+    Ok(OwnChanges { count: cells.number()?, last: cells.number()? })
+}
+
+/// Counts the rows of the feed that are an account's own.
+pub(super) async fn count_changes(
+    sql: &mut dyn Sql,
+    id: AccountId,
+    count: u64,
+    last: u64,
+) -> Result<()> {
+    sql.execute(
+        "UPDATE accounts SET changes = changes + $2, last_change = $3 WHERE id = $1",
+        vec![Value::text(id), Value::unsigned(count), Value::unsigned(last)],
+    )
+    .await
+    .map(drop)
+}
+
 /// The meta stores where its active volumes lie.
 ///
 /// # Errors

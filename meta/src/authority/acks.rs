@@ -1,6 +1,7 @@
 //! Acknowledgements to admin: a revision is acknowledged when everything up
 //! to it is applied *and* every client that was cut by it serves nothing any
-//! more. In order, and without holding up the feed.
+//! more, and whose flags it changed keeps nothing older. In order, and without
+//! holding up the feed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +11,7 @@ use flexfs_proto::v1;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::service::Service;
-use crate::service::sessions::SessionEntry;
+use crate::service::{Consequences, Service};
 
 /// Applied batches that wait for their clients. Each waits at most one lease;
 /// beyond this many the feed waits as well.
@@ -25,8 +25,8 @@ const CUTS_PER_ACK: usize = 1000;
 pub struct Applied {
     /// Up to here.
     pub revision: u64,
-    /// The sessions that were cut.
-    pub cut: Vec<Arc<SessionEntry>>,
+    /// What has to be over first.
+    pub consequences: Consequences,
 }
 
 #[derive(Debug, Default)]
@@ -54,13 +54,17 @@ impl Acks {
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Some(applied) = receiver.recv().await {
-                for entry in &applied.cut {
+                let Consequences { cut, recalls } = applied.consequences;
+                for entry in &cut {
                     entry.is_quiet().await;
+                }
+                for recalls in recalls {
+                    recalls.over().await;
                 }
                 {
                     let mut state = shared.lock();
                     state.revision = state.revision.max(applied.revision);
-                    for (token, count) in Service::count_per_token(&applied.cut) {
+                    for (token, count) in Service::count_per_token(&cut) {
                         let sum = state.cuts.entry(token).or_default();
                         *sum = sum.saturating_add(count);
                     }

@@ -1,38 +1,58 @@
 //! What a row of the feed does here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{AccountId, SecretId, TokenId, VolumeId};
-use flexfs_common::{Code, Error, Result, wire};
+use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::FeedKind;
 
+use super::Checked;
+use crate::grants::Confirmed;
+use crate::grants::stamp::Stamp;
+use crate::service::changes::FeedPoint;
+use crate::service::feed_status::FeedState;
 use crate::service::sessions::SessionEntry;
-use crate::service::{Service, block};
+use crate::service::{Consequences, Service, block};
 use crate::volume::Which;
 
+/// How long admin is asked why the time of a secret is over: its sessions go
+/// on meanwhile.
+const ASK_AT_END: Duration = Duration::from_millis(500);
+
 /// Applies the rows of one event, in order. When it fails, the rows must be
-/// asked for again: each may be applied twice. Sessions that were cut are
-/// added to `cut`, also when it fails later.
+/// asked for again: each may be applied twice. What has to be over before they
+/// are acknowledged is added to `done`, also when it fails later.
 ///
 /// # Errors
 /// `ENGINE_FAILED`, `PROTOCOL_INVALID`, `ADMIN_UNREACHABLE`.
 pub async fn rows(
     service: &Arc<Service>,
     rows: &[v1::FeedRow],
-    cut: &mut Vec<Arc<SessionEntry>>,
+    done: &mut Consequences,
+) -> Result<()> {
+    let applied = apply_rows(service, rows, done).await;
+    done.add(service.take_consequences());
+    applied
+}
+
+async fn apply_rows(
+    service: &Arc<Service>,
+    rows: &[v1::FeedRow],
+    done: &mut Consequences,
 ) -> Result<()> {
     let mut check = HashSet::new();
-    let (mut list, mut revoked) = (false, false);
+    let (mut list, mut stored) = (false, false);
     for row in rows {
         let row = Row::parse(row)?;
         tracing::debug!(revision = row.revision, kind = ?row.kind, "feed row");
         match row.kind {
             FeedKind::TokenRevoked => {
-                cut.extend(block(|| token_revoked(service, &row))?);
-                revoked = true;
+                done.cut.extend(block(|| token_revoked(service, &row))?);
+                stored = true;
             }
             FeedKind::TokenChanged => {
                 if let Some(token) = row.token {
@@ -41,10 +61,13 @@ pub async fn rows(
                 }
             }
             FeedKind::VolumeRetired => {
-                cut.extend(block(|| volume_retired(service, &row))?);
+                done.cut.extend(block(|| volume_retired(service, &row))?);
                 list = true;
             }
-            FeedKind::AccountSuspended => cut.extend(block(|| account_suspended(service, &row))?),
+            FeedKind::AccountSuspended => {
+                done.cut.extend(block(|| account_suspended(service, &row))?);
+                stored = true;
+            }
             FeedKind::AccountChanged => {
                 if let Some(account) = row.account {
                     service.changes.note_account(account, row.revision);
@@ -61,7 +84,7 @@ pub async fn rows(
             FeedKind::Unspecified => {
                 service.changes.resynchronise();
                 list = true;
-                check.extend(live_tokens(service).into_iter().map(|(token, _)| token));
+                check.extend(block(|| known_tokens(service)).into_iter().map(|(token, _)| token));
             }
         }
     }
@@ -69,31 +92,38 @@ pub async fn rows(
         list_volumes(service).await?;
     }
     if !check.is_empty() {
-        check_tokens(service, |token| check.contains(&token), cut).await?;
+        check_tokens(service, |token| check.contains(&token), done).await?;
     }
-    // Before it is acknowledged: a revocation holds over a loss of power too.
-    if revoked { block(|| service.grants.sync()) } else { Ok(()) }
+    // Before it is acknowledged: it holds over a loss of power too.
+    if stored || list || !check.is_empty() { block(|| service.grants.sync()) } else { Ok(()) }
 }
 
-/// Everything anew: the volumes, and every token that matters here. Sessions
-/// that were cut are added to `cut`, also when it fails later.
+/// Everything anew: the volumes, and every token that matters here. What has
+/// to be over first is added to `done`, also when it fails later.
 ///
 /// # Errors
 /// As [`rows`].
-pub async fn resynchronise(service: &Arc<Service>, cut: &mut Vec<Arc<SessionEntry>>) -> Result<()> {
+pub async fn resynchronise(service: &Arc<Service>, done: &mut Consequences) -> Result<()> {
     service.changes.resynchronise();
-    list_volumes(service).await?;
-    service.feed.set_started();
-    check_tokens(service, |_| true, cut).await?;
-    block(|| service.grants.sync())
+    let applied = async {
+        list_volumes(service).await?;
+        service.feed.set_started();
+        check_tokens(service, |_| true, done).await?;
+        block(|| service.grants.sync())
+    }
+    .await;
+    done.add(service.take_consequences());
+    applied
 }
 
 async fn list_volumes(service: &Arc<Service>) -> Result<()> {
+    let epoch = service.changes.epoch();
     let reply = service.authority.placed_volumes().await?;
+    let point = FeedPoint { epoch, revision: reply.revision };
     block(|| {
         for placed in &reply.volumes {
             // One volume that cannot be opened must not take the others along.
-            if let Err(error) = service.serve_volume(placed) {
+            if let Err(error) = service.serve_volume(placed, point) {
                 tracing::error!(volume = %placed.id, error = %error.with_causes(),
                     "volume cannot be taken into service");
             }
@@ -102,42 +132,110 @@ async fn list_volumes(service: &Arc<Service>) -> Result<()> {
     Ok(())
 }
 
-fn live_tokens(service: &Service) -> Vec<(TokenId, SecretId)> {
-    service.sessions.all().iter().map(|entry| (entry.token_id, entry.secret_id)).collect()
+/// Tokens and secrets of live sessions and of grants. Blocks.
+fn known_tokens(service: &Service) -> Vec<(TokenId, SecretId)> {
+    let live = service.live_secrets().into_iter().map(|(secret, (token, _))| (token, secret));
+    let mut tokens: Vec<_> = live.chain(service.grants.tokens()).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
 }
 
-/// Asks admin about the tokens of live sessions and of grants.
+/// Asks admin about the tokens of live sessions and of grants. Their rows have
+/// been noted: whoever opens a session or moves one to another secret from
+/// here on asks for himself.
 async fn check_tokens(
     service: &Arc<Service>,
     concerns: impl Fn(TokenId) -> bool,
-    cut: &mut Vec<Arc<SessionEntry>>,
+    done: &mut Consequences,
 ) -> Result<()> {
-    let mut tokens = live_tokens(service);
-    tokens.extend(service.grants.tokens());
+    let mut tokens = block(|| known_tokens(service));
     tokens.retain(|(token, _)| concerns(*token));
-    tokens.sort_unstable();
-    tokens.dedup();
-    let asked = BootTime::now();
-    let states = service.authority.check(&tokens).await?;
-    for ((token, secret), state) in tokens.into_iter().zip(states) {
-        match &state.refused {
-            Some(detail) => {
-                let reason = wire::error_from_detail(detail)?;
-                cut.extend(block(|| secret_refused(service, token, secret, &reason))?);
-            }
-            None => {
-                let valid = std::time::Duration::from_millis(state.valid_millis);
-                let end = (state.valid_millis != 0).then(|| asked.after(valid));
-                let of_secret = |entry: &Arc<SessionEntry>| entry.secret_id == secret;
-                if let Some(entry) = service.sessions.all().iter().find(|e| of_secret(e)) {
-                    service.set_end(secret, entry.volume.settings().id, end);
+    let (epoch, asked) = (service.changes.epoch(), BootTime::now());
+    let checked = service.authority.check(&tokens, limits::CALL).await?;
+    let point = FeedPoint { epoch, revision: checked.revision };
+    block(|| {
+        let live = service.live_secrets();
+        let (mut flags, mut good) = (HashMap::new(), HashMap::new());
+        for ((token, secret), state) in tokens.into_iter().zip(&checked.states) {
+            match &state.refused {
+                Some(detail) => {
+                    let reason = wire::error_from_detail(detail)?;
+                    done.cut.extend(secret_refused(service, token, secret, &reason)?);
+                }
+                None => {
+                    let end = end_of(state, asked);
+                    if let Some((_, volume)) = live.get(&secret) {
+                        service.set_end(secret, *volume, (end, point));
+                    }
+                    // Not said is not: none.
+                    flags.extend(state.flags.map(|flags| (token, flags)));
+                    good.insert(secret, Confirmed { token, flags: state.flags, ends: end });
                 }
             }
         }
-    }
-    Ok(())
+        service.grants.confirm(&good, &Stamp::now())?;
+        for served in service.volumes.all() {
+            service.reflagged(served.volume.update_token_flags(&flags)?);
+        }
+        Ok(())
+    })
 }
 
+/// What is left of a token counts from when admin was asked.
+fn end_of(state: &v1::TokenState, asked: BootTime) -> Option<BootTime> {
+    (state.valid_millis != 0).then(|| asked.after(Duration::from_millis(state.valid_millis)))
+}
+
+/// The time of these secrets is over, as far as is known here: their sessions
+/// end. Admin is asked first, if it is there, whether it was the token's time
+/// or the secret's alone, or was extended; for a moment only.
+///
+/// # Errors
+/// `ENGINE_FAILED`; those that are not dealt with come again.
+pub async fn end_secrets(
+    service: &Arc<Service>,
+    ended: &HashMap<SecretId, (TokenId, VolumeId)>,
+) -> Result<()> {
+    let tokens: Vec<_> = ended.iter().map(|(secret, (token, _))| (*token, *secret)).collect();
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let (epoch, asked) = (service.changes.epoch(), BootTime::now());
+    let checked = match service.feed.state() {
+        FeedState::Live => service.authority.check(&tokens, ASK_AT_END).await,
+        FeedState::Silent | FeedState::Unreachable => Err(Error::bare(Code::AdminUnreachable)),
+    };
+    let checked = checked.unwrap_or_else(|error| {
+        tracing::debug!(error = %error.with_causes(), "ended secrets are not asked about");
+        Checked { states: Vec::new(), revision: 0 }
+    });
+    let point = FeedPoint { epoch, revision: checked.revision };
+    let mut states = checked.states.iter();
+    block(|| {
+        for (token, secret) in tokens {
+            match states.next() {
+                Some(state) if state.refused.is_none() => {
+                    if let Some((_, volume)) = ended.get(&secret) {
+                        service.set_end(secret, *volume, (end_of(state, asked), point));
+                    }
+                }
+                state => {
+                    let detail = state.and_then(|state| state.refused.as_ref());
+                    let reason = match detail {
+                        Some(detail) => wire::error_from_detail(detail)?,
+                        None => Error::bare(Code::TokenExpired),
+                    };
+                    secret_refused(service, token, secret, &reason)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A secret is not good any more. That says nothing of its token, unless that
+/// was revoked.
 fn secret_refused(
     service: &Service,
     token: TokenId,
@@ -155,8 +253,8 @@ fn secret_refused(
 fn token_revoked(service: &Service, row: &Row) -> Result<Vec<Arc<SessionEntry>>> {
     let Some(token) = row.token else { return Ok(Vec::new()) };
     service.changes.note_token(token, row.revision);
-    if token == service.own_token.id() {
-        service.feed.set_own_refused(Some(Code::TokenRevoked));
+    if token == service.own.token().id() {
+        service.own_is_refused(Code::TokenRevoked);
         return Ok(Vec::new());
     }
     // The volume is named as a help; without it every volume is asked.

@@ -1,9 +1,10 @@
 //! Follows admin's change feed for as long as the server lives.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flexfs_common::{Code, Error, Result, limits, status};
+use flexfs_common::{Code, Error, Kind, Result, limits, status};
 use flexfs_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,8 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::acks::{Acks, Applied};
 use super::{apply, register};
 use crate::identity::DataDir;
-use crate::service::Service;
 use crate::service::feed_status::FeedState;
+use crate::service::{Consequences, Service, block};
 
 /// First and longest wait before the feed is connected again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -39,9 +40,9 @@ pub async fn synchronise(
     // What changes from here on comes again by the feed.
     let position = Position { feed_id: reply.feed_id.clone(), revision: reply.revision };
     let acks = Acks::start(0);
-    let mut cut = Vec::new();
-    apply::resynchronise(service, &mut cut).await?;
-    acks.push(Applied { revision: position.revision, cut }).await;
+    let mut consequences = Consequences::default();
+    apply::resynchronise(service, &mut consequences).await?;
+    acks.push(Applied { revision: position.revision, consequences }).await;
     service.note_contact();
     Ok((reply, position, acks))
 }
@@ -57,6 +58,12 @@ pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Pos
         let was_live = service.feed.state() == FeedState::Live;
         service.feed.set_silent();
         if let Err(error) = outcome {
+            if error.kind() == Kind::Unauthenticated
+                && block(|| service.own_is_refused(error.code()))
+            {
+                // There is another token by now: nobody has to wait for it.
+                continue;
+            }
             service.note_failure(&error);
             // Once per outage: it may last for hours.
             if was_live {
@@ -64,6 +71,10 @@ pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Pos
             } else {
                 tracing::debug!(error = %error.with_causes(), "the feed of admin is still away");
             }
+        } else {
+            // With another token, at once.
+            wait = BACKOFF.0;
+            continue;
         }
         // Jitter: several servers must not come back in step.
         let jitter = f64::from(rand_u16()) / f64::from(u16::MAX);
@@ -98,14 +109,21 @@ async fn follow_once(
     let Some((position, acks)) = known.as_mut() else {
         return Err(Error::bare(Code::Internal));
     };
+    // A token that changes from here on is seen below.
+    let mut own = service.own.changes();
     let (sender, receiver) = mpsc::channel(64);
+    // Of their own: they must not keep acknowledgements from their place.
+    let (reporter, reports) = mpsc::channel(1);
+    let requests =
+        futures::stream::select(ReceiverStream::new(receiver), ReceiverStream::new(reports));
+    let mut queue = VecDeque::new();
     let start = v1::WatchStart {
         server_id: service.server_id.to_string(),
         feed_id: position.feed_id.clone(),
         from_revision: position.revision,
     };
     send(&sender, v1::watch_request::Body::Start(start))?;
-    let mut events = service.authority.watch(ReceiverStream::new(receiver)).await?;
+    let mut events = service.authority.watch(requests).await?;
     service.feed.set_own_refused(None);
     // Admin takes acknowledgements of what it sent: so not before it began.
     let mut begun = false;
@@ -115,23 +133,44 @@ async fn follow_once(
                 let event = event
                     .map_err(|_| Error::new(Code::AdminUnreachable, "the feed is silent"))?
                     .map_err(|e| status::from_status(&e, Code::AdminUnreachable))?
-                    .ok_or_else(|| Error::new(Code::AdminUnreachable, "the feed has ended"))?;
+                    .ok_or_else(ended)?;
                 apply_event(service, position, acks, event).await?;
                 *wait = BACKOFF.0;
                 if !begun {
                     begun = true;
                     send_acks(&sender, acks)?;
+                    queue = service.report_all().into();
                 }
             }
             () = acks.changed(), if begun => send_acks(&sender, acks)?,
+            () = service.sessions.news.gathered(), if begun && queue.is_empty() => {
+                queue = service.report_changes().into();
+            }
+            // As fast as admin takes them.
+            permit = reporter.reserve(), if !queue.is_empty() => {
+                let permit = permit.map_err(|_| ended())?;
+                if let Some(report) = queue.pop_front() {
+                    permit.send(request(v1::watch_request::Body::Sessions(report)));
+                }
+            }
+            // The next subscription has the new token.
+            _ = own.changed() => return Ok(()),
         }
     }
+}
+
+fn ended() -> Error {
+    Error::new(Code::AdminUnreachable, "the feed has ended")
+}
+
+fn request(body: v1::watch_request::Body) -> v1::WatchRequest {
+    v1::WatchRequest { body: Some(body) }
 }
 
 fn send(sender: &mpsc::Sender<v1::WatchRequest>, body: v1::watch_request::Body) -> Result<()> {
     // A feed that takes nothing any more is dead.
     sender
-        .try_send(v1::WatchRequest { body: Some(body) })
+        .try_send(request(body))
         .map_err(|_| Error::new(Code::AdminUnreachable, "admin takes no acknowledgements"))
 }
 
@@ -165,26 +204,26 @@ async fn apply_event(
             // Until everything is applied, this is a feed not yet begun.
             *position = Position { feed_id: event.feed_id, revision: 0 };
         }
-        let mut cut = Vec::new();
-        let applied = apply::resynchronise(service, &mut cut).await;
+        let mut consequences = Consequences::default();
+        let applied = apply::resynchronise(service, &mut consequences).await;
         if applied.is_ok() {
             position.revision = event.covered_up_to;
         }
-        acks.push(Applied { revision: position.revision, cut }).await;
+        acks.push(Applied { revision: position.revision, consequences }).await;
         applied?;
     } else {
-        let mut cut = Vec::new();
-        let applied = apply::rows(service, &event.rows, &mut cut).await;
+        let mut consequences = Consequences::default();
+        let applied = apply::rows(service, &event.rows, &mut consequences).await;
         if let Err(error) = applied {
             // Their clients are waited for before any later acknowledgement.
-            acks.push(Applied { revision: position.revision, cut }).await;
+            acks.push(Applied { revision: position.revision, consequences }).await;
             return Err(error);
         }
         let last_row = event.rows.iter().map(|row| row.revision).max().unwrap_or(0);
         let revision = position.revision.max(event.covered_up_to).max(last_row);
-        if revision != position.revision || !cut.is_empty() {
+        if revision != position.revision || !consequences.is_empty() {
             position.revision = revision;
-            acks.push(Applied { revision, cut }).await;
+            acks.push(Applied { revision, consequences }).await;
         }
     }
     if service.feed.state() != FeedState::Live {

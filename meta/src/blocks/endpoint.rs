@@ -15,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use flexfs_common::http::http_status;
-use flexfs_common::ids::{SessionId, VolumeId};
 use flexfs_common::{Code, Error, Result, limits};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
@@ -28,12 +27,13 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// Who may transfer now.
 pub trait Transfers: Send + Sync + 'static {
-    /// The store, while the session is live on this volume and admin's word
-    /// on its token holds. Called again during a transfer.
+    /// The store, while the session is live on this volume, its flags allow
+    /// the method, and admin's word on its token holds. Called again during a
+    /// transfer.
     ///
     /// # Errors
     /// The session's or the store's.
-    fn admit(&self, volume: VolumeId, session: SessionId) -> Result<Arc<DirectoryStore>>;
+    fn admit(&self, claims: &Claims) -> Result<Arc<DirectoryStore>>;
 }
 
 /// The endpoint's state.
@@ -91,7 +91,7 @@ impl<T: Transfers> Endpoint<T> {
             self.signer.check(method, volume, object, query.unwrap_or_default(), now_millis())?;
         // The store may have to be opened: that reads and writes the disk.
         let transfers = Arc::clone(&self.transfers);
-        let store = blocking(move || transfers.admit(claims.volume, claims.session)).await?;
+        let store = blocking(move || transfers.admit(&claims)).await?;
         Ok((claims, store))
     }
 }
@@ -186,7 +186,7 @@ fn stream<T: Transfers>(source: Source<T>, start: u64, end: u64) -> Body {
         let (file, transfers, claims) =
             (Arc::clone(&source.file), Arc::clone(&source.transfers), source.claims);
         let bytes = blocking(move || {
-            transfers.admit(claims.volume, claims.session)?;
+            transfers.admit(&claims)?;
             let mut bytes = vec![0; usize::try_from(piece).unwrap_or(0)];
             file.read_exact_at(&mut bytes, at)
                 .map_err(|e| Error::bare(Code::BlockUnavailable).caused_by(e))?;
@@ -265,7 +265,7 @@ async fn append<T: Transfers>(
 ) -> Result<NewObject> {
     let transfers = Arc::clone(&endpoint.transfers);
     blocking(move || {
-        transfers.admit(claims.volume, claims.session)?;
+        transfers.admit(&claims)?;
         object.write(&bytes)?;
         Ok(object)
     })

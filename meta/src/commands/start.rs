@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use flexfs_auth::creds::Credentials;
-use flexfs_auth::token::TokenKind;
 use flexfs_common::daemon::{self, RunFile, RunInfo};
 use flexfs_common::tls::ServerCertificate;
 use flexfs_common::{Code, Error, Kind, Result, limits, telemetry};
@@ -18,6 +17,8 @@ use crate::engine::fjall::FjallEngine;
 use crate::grants::Grants;
 use crate::identity::DataDir;
 use crate::server;
+use crate::service::changes::FeedPoint;
+use crate::service::own::{self, OwnToken};
 use crate::service::synced::SyncedEngine;
 use crate::service::{Parts, Service, background, block};
 use crate::settings::{Places, Settings, absolute, parse_bind};
@@ -74,15 +75,15 @@ type Known = Option<(Position, Acks)>;
 
 async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     let credentials = Credentials::read(&settings.creds)?;
-    let token = block(|| credentials.token(TokenKind::Meta))?;
-    let authority = Authority::new(credentials.admin_peer()?, &token)?;
+    let own = block(|| OwnToken::load(&settings.creds))?;
+    let authority = Authority::new(credentials.admin_peer()?, &own.token())?;
     let data = DataDir::open(&settings.data)?;
     let service = block(|| -> Result<Arc<Service>> {
         let engine = open_engine(&data, settings.sync)?;
         let grants = Grants::load(Arc::clone(&engine), &*data.key("grantKey")?, settings.grace)?;
         Service::new(Parts {
             server_id: data.server_id()?,
-            own_token: token,
+            own,
             authority,
             engine,
             signer: Arc::new(Signer::new(&*data.key("urlKey")?)),
@@ -96,6 +97,7 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     let (feed_service, feed_data) = (Arc::clone(&service), data.clone());
     let follower = tokio::spawn(feed::follow(feed_service, feed_data, known));
     let clock = tokio::spawn(background::watch_time(Arc::clone(&service)));
+    let file = tokio::spawn(own::watch_file(Arc::clone(&service)));
     if let (Some(certificate), None) = (&certificate, &settings.ssl) {
         let certificate = Arc::clone(certificate);
         tokio::spawn(register::renew(Arc::clone(&service), data.clone(), certificate));
@@ -111,7 +113,9 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     daemon::termination().await?;
     tracing::info!("stopping");
     service.stop.cancel();
-    for (task, name) in [(serving, "port"), (follower, "feed"), (clock, "clock")] {
+    for (task, name) in
+        [(serving, "port"), (follower, "feed"), (clock, "clock"), (file, "credentials")]
+    {
         if let Err(error) = task.await {
             tracing::error!(%error, name, "a task died");
         }
@@ -134,7 +138,7 @@ async fn introduce(
     // Live sessions must find their volumes, whatever admin says later.
     block(|| -> Result<()> {
         for placed in service.volumes.kept()? {
-            service.serve_volume(&placed)?;
+            service.serve_volume(&placed, FeedPoint::default())?;
         }
         Ok(())
     })?;

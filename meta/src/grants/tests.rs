@@ -36,6 +36,8 @@ fn verdict(token: &Token, ends: Option<BootTime>) -> Verdict {
         flags: v1::Flags { ro: true, ..v1::Flags::default() },
         point: FeedPoint { epoch: 0, revision: 9 },
         ends,
+        asked: BootTime::now(),
+        idle: None,
     }
 }
 
@@ -166,4 +168,57 @@ fn nothing_of_a_token_s_secret_is_stored() {
         })
         .unwrap();
     assert_eq!(rows, 1);
+}
+
+#[test]
+fn what_admin_says_later_of_a_secret_changes_its_grants() {
+    let engine = engine();
+    let grants = load(&engine, GRACE);
+    let token = Token::generate(TokenKind::Volume).unwrap();
+    let now = Stamp::now();
+    let kept = verdict(&token, Some(BootTime::now().after(Duration::from_secs(1000))));
+    grants.remember(&token, PEER, &kept, now.clone()).unwrap();
+    let confirm = |secret, flags, ends| {
+        let confirmed = Confirmed { token: token.id(), flags, ends };
+        grants.confirm(&HashMap::from([(secret, confirmed)]), &now).unwrap();
+    };
+    let find = |grants: &Grants| grants.find(&token, PEER, &now, point()).unwrap().unwrap();
+    let left = |grants: &Grants| find(grants).ends.map(|at| at.left().as_secs());
+    confirm(SecretId::random(), Some(v1::Flags::default()), None);
+    assert!(find(&grants).flags.ro, "of another secret");
+    confirm(kept.secret_id, None, Some(BootTime::now().after(Duration::from_secs(5000))));
+    assert!(find(&grants).flags.ro, "not said");
+    assert!(left(&grants).unwrap() > 4000);
+    let narrow = v1::Flags { ro: true, umask: 0o77, ..v1::Flags::default() };
+    confirm(kept.secret_id, Some(narrow), Some(BootTime::now().after(Duration::from_secs(10))));
+    for grants in [&grants, &load(&engine, GRACE)] {
+        assert_eq!(find(grants).flags, narrow);
+        assert!(left(grants).unwrap() <= 10);
+    }
+    confirm(kept.secret_id, Some(v1::Flags::default()), None);
+    assert_eq!((find(&grants).flags, left(&grants)), (v1::Flags::default(), None));
+}
+
+#[test]
+fn a_token_with_an_idle_end_is_known_only_while_the_last_word_is_young() {
+    let engine = engine();
+    let grants = load(&engine, GRACE);
+    let token = Token::generate(TokenKind::Volume).unwrap();
+    let idle = Some(Duration::from_secs(100));
+    let kept = Verdict { idle, ..verdict(&token, None) };
+    grants.remember(&token, PEER, &kept, at("b", 1000, 1000)).unwrap();
+    let known = |grants: &Grants, seconds: u64| {
+        let now = at("b", seconds, i64::try_from(seconds).unwrap());
+        grants.find(&token, PEER, &now, point()).unwrap().is_some()
+    };
+    assert!(known(&grants, 1050) && !known(&grants, 1101));
+    // Another word on its flags is no use of the token.
+    let confirmed = Confirmed { token: token.id(), flags: Some(v1::Flags::default()), ends: None };
+    let later = HashMap::from([(kept.secret_id, confirmed)]);
+    grants.confirm(&later, &at("b", 1060, 1060)).unwrap();
+    let restarted = load(&engine, GRACE);
+    assert!(known(&restarted, 1090) && !known(&restarted, 1101));
+    assert!(grants.knows(&token, PEER) && !grants.knows(&token, "10.0.0.2".parse().unwrap()));
+    grants.forget_one(&token, PEER).unwrap();
+    assert!(!grants.knows(&token, PEER) && load(&engine, GRACE).tokens().is_empty());
 }

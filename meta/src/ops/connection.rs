@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_auth::token::Token;
 use flexfs_common::frame::FrameReader;
 use flexfs_common::{Code, Error, Result, clock, limits, wire};
 use flexfs_proto::v1;
@@ -13,11 +14,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::frames;
 use super::handshake::{Attached, lease_millis};
 use super::outgoing::Outgoing;
+use super::{frames, reauthenticate};
 use crate::service::sessions::Ending;
-use crate::service::{Service, block};
+use crate::service::{PeerAddress, Service, block};
 use crate::volume::{Execution, RecallQueue};
 
 /// What a client has, once its session has ended, to take what is being written.
@@ -33,6 +34,7 @@ enum Next {
 struct Connection<'a, W> {
     service: &'a Arc<Service>,
     attached: Attached,
+    peer: PeerAddress,
     outgoing: &'a mut Outgoing<W>,
     /// Of its own: a session that has lost its place answers them too.
     recalls: Option<Arc<RecallQueue>>,
@@ -40,6 +42,8 @@ struct Connection<'a, W> {
     pending: FuturesUnordered<BoxFuture<'static, v1::Reply>>,
     /// Of those, by request id: the handle of what may be given up.
     waiting: HashMap<u64, Option<AbortHandle>>,
+    /// A re-authentication that is under way: one at a time.
+    reauthenticating: Option<BoxFuture<'static, v1::Reauthenticated>>,
 }
 
 /// Serves until the client leaves, breaks a rule, or the session ends.
@@ -50,19 +54,27 @@ pub async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     service: &Arc<Service>,
     reader: &mut FrameReader<R>,
     outgoing: &mut Outgoing<W>,
-    attached: Attached,
+    (attached, peer): (Attached, PeerAddress),
 ) -> Result<()> {
     let mut ending = attached.link.ending();
+    let mut flags = attached.link.flags();
     let generation = attached.link.generation();
     let recalls = attached.entry.volume.recalls(attached.entry.id);
     let mut connection = Connection {
         service,
         attached,
+        peer,
         outgoing,
         recalls: recalls.clone(),
         pending: FuturesUnordered::new(),
         waiting: HashMap::new(),
+        reauthenticating: None,
     };
+    // Changes from here on are followed; what changed before is told now.
+    let entry = &connection.attached.entry;
+    if entry.volume.flags_are_untold(entry.id) && connection.tell_flags().await? == Next::End {
+        return Ok(());
+    }
     loop {
         let next = tokio::select! {
             biased;
@@ -72,6 +84,10 @@ pub async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             }
             Some(reply) = connection.pending.next(), if !connection.pending.is_empty() => {
                 connection.answer_later(reply).await?
+            }
+            Ok(()) = flags.changed() => connection.tell_flags().await?,
+            done = under_way(&mut connection.reauthenticating) => {
+                connection.reauthenticated(done).await?
             }
             recall = next_recall(recalls.as_deref(), generation) => {
                 let recalls = vec![recall];
@@ -96,6 +112,18 @@ async fn ended(ending: &mut tokio::sync::watch::Receiver<Option<Ending>>) -> End
     }
 }
 
+/// The end of a re-authentication, if there is one.
+async fn under_way(
+    future: &mut Option<BoxFuture<'static, v1::Reauthenticated>>,
+) -> v1::Reauthenticated {
+    let done = match future {
+        Some(running) => running.await,
+        None => std::future::pending().await,
+    };
+    *future = None;
+    done
+}
+
 async fn next_recall(recalls: Option<&RecallQueue>, generation: u64) -> v1::Recall {
     match recalls {
         Some(recalls) => recalls.next(generation).await,
@@ -115,6 +143,11 @@ impl<W: AsyncWrite + Unpin> Connection<'_, W> {
             }
         }
         if !frame.ops.is_empty() && self.execute(frame.ops).await? == Next::End {
+            return Ok(Next::End);
+        }
+        if let Some(request) = frame.reauthenticate
+            && self.reauthenticate(request).await? == Next::End
+        {
             return Ok(Next::End);
         }
         if let Some(heartbeat) = frame.heartbeat
@@ -217,6 +250,43 @@ impl<W: AsyncWrite + Unpin> Connection<'_, W> {
         self.send(v1::ServerFrame { heartbeat_ack: Some(ack), ..v1::ServerFrame::default() }).await
     }
 
+    /// Verified beside everything else: admin may have to be asked.
+    async fn reauthenticate(&mut self, request: v1::Reauthenticate) -> Result<Next> {
+        let number = request.number;
+        let text = zeroize::Zeroizing::new(request.token.map(|t| t.value).unwrap_or_default());
+        let token = match Token::parse(&text) {
+            Ok(_) if self.reauthenticating.is_some() => {
+                Err(Error::new(Code::RateLimited, "a re-authentication is under way"))
+            }
+            parsed => parsed,
+        };
+        let token = match token {
+            Ok(token) => token,
+            Err(error) => return self.reauthenticated(answer(number, Err(error))).await,
+        };
+        let (service, entry) = (Arc::clone(self.service), Arc::clone(&self.attached.entry));
+        let peer = self.peer;
+        let work = async move {
+            answer(number, reauthenticate::reauthenticate(service, entry, peer, token).await)
+        };
+        self.reauthenticating = Some(work.boxed());
+        Ok(Next::Continue)
+    }
+
+    async fn reauthenticated(&mut self, reauthenticated: v1::Reauthenticated) -> Result<Next> {
+        let reauthenticated = Some(reauthenticated);
+        self.send(v1::ServerFrame { reauthenticated, ..v1::ServerFrame::default() }).await
+    }
+
+    /// The flags that hold now: whatever led here, the latest are told.
+    async fn tell_flags(&mut self) -> Result<Next> {
+        let entry = &self.attached.entry;
+        // A session that has ended is told so by its ending.
+        let Ok(flags) = entry.volume.session_flags(entry.id) else { return Ok(Next::Continue) };
+        let flags_changed = Some(flags);
+        self.send(v1::ServerFrame { flags_changed, ..v1::ServerFrame::default() }).await
+    }
+
     async fn send_replies(&mut self, replies: Vec<v1::Reply>) -> Result<Next> {
         for frame in frames::pack(replies) {
             if self.send(frame).await? == Next::End {
@@ -253,6 +323,7 @@ impl<W: AsyncWrite + Unpin> Connection<'_, W> {
         // Locks that are waited for are given up.
         self.pending.clear();
         self.waiting.clear();
+        self.reauthenticating = None;
         let Ending::Cut(detail) = ending else { return Ok(()) };
         let cut = v1::Cut { reason: Some(detail) };
         let frame = v1::ServerFrame { cut: Some(cut), ..v1::ServerFrame::default() };
@@ -292,6 +363,16 @@ impl<W: AsyncWrite + Unpin> Connection<'_, W> {
             self.outgoing.push(&frame)?;
         }
         self.outgoing.flush().await
+    }
+}
+
+fn answer(number: u64, outcome: Result<u64>) -> v1::Reauthenticated {
+    match outcome {
+        Ok(token_millis) => v1::Reauthenticated { number, refused: None, token_millis },
+        Err(error) => {
+            let refused = Some(wire::error_to_detail(&error));
+            v1::Reauthenticated { number, refused, token_millis: 0 }
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use flexfs_proto::v1::{LockKind, LockState};
 use super::*;
 use crate::authority::acks::{Acks, Applied};
 use crate::grants::stamp::Stamp;
+use crate::service::Consequences;
+use crate::service::sessions::SessionEntry;
 use crate::testbench::{Bench, Client, LIMIT, error_code, get_attr, op};
 use crate::volume::Which;
 use flexfs_common::Code;
@@ -132,6 +134,10 @@ async fn a_waiting_lock_is_given_up_on_demand_and_with_its_connection() {
     assert_eq!(error_code(&first.next().await.replies[0]), None);
 }
 
+fn cut_by(cut: Vec<Arc<SessionEntry>>) -> Consequences {
+    Consequences { cut, ..Consequences::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_is_acknowledged_when_the_client_has_said_so_and_not_before() {
     let bench = Bench::start().await;
@@ -145,7 +151,7 @@ async fn a_cut_is_acknowledged_when_the_client_has_said_so_and_not_before() {
         bench.service.cut(&bench.served, Which::Token(session.token), &reason).unwrap()
     });
     assert_eq!(cut.len(), 1);
-    acks.push(Applied { revision: 42, cut }).await;
+    acks.push(Applied { revision: 42, consequences: cut_by(cut) }).await;
     let detail = client.next().await.cut.unwrap().reason.unwrap();
     assert_eq!(detail.code, "TOKEN_REVOKED");
     // What it still asks fails with the reason; nothing is acknowledged yet.
@@ -182,7 +188,7 @@ async fn a_cut_of_a_client_that_is_away_is_acknowledged_after_its_lease() {
     let cut = tokio::task::block_in_place(|| {
         bench.service.cut(&bench.served, Which::Secret(session.secret), &reason).unwrap()
     });
-    acks.push(Applied { revision: 1, cut }).await;
+    acks.push(Applied { revision: 1, consequences: cut_by(cut) }).await;
     tokio::time::timeout(LIMIT, acks.changed()).await.unwrap();
     assert_eq!(acks.take().0.revision, 1);
     assert!(renewed.elapsed() > limits::LEASE - std::time::Duration::from_secs(1));

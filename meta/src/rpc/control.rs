@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use flexfs_auth::bearer;
+use flexfs_auth::token::TokenKind;
 use flexfs_common::{Code, Error, Result, status, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::meta_control_service_server::MetaControlService;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::service::Service;
+use crate::service::{Service, block};
 use crate::volume::Volume;
 
 /// Findings on their way to a slow reader.
@@ -34,14 +35,18 @@ impl ControlService {
     /// The caller must hold this server's own token.
     fn authenticate<T>(&self, request: &Request<T>) -> Result<()> {
         let token = bearer::token_of(request.metadata())?;
-        let own = self.service.own_token.reveal().as_bytes();
-        if bool::from(token.reveal().as_bytes().ct_eq(own)) {
+        if token.kind() != TokenKind::Meta {
+            return Err(Error::bare(Code::TokenWrongKind));
+        }
+        let is_own = || {
+            let own = self.service.own.token();
+            bool::from(token.reveal().as_bytes().ct_eq(own.reveal().as_bytes()))
+        };
+        // The caller may have read a new credentials file before we did.
+        if is_own() || (block(|| self.service.renew_own(false)) && is_own()) {
             return Ok(());
         }
-        if token.kind() == self.service.own_token.kind() {
-            return Err(Error::bare(Code::TokenUnknown));
-        }
-        Err(Error::bare(Code::TokenWrongKind))
+        Err(Error::bare(Code::TokenUnknown))
     }
 }
 

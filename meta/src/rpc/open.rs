@@ -5,20 +5,17 @@ use std::sync::Arc;
 use flexfs_auth::bearer;
 use flexfs_auth::token::TokenKind;
 use flexfs_common::clock;
-use flexfs_common::{Code, Error, Result, flags, limits, protocol, wire};
+use flexfs_common::{Code, Error, Result, limits, protocol, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::meta_service_server::MetaService;
 use tonic::{Request, Response, Status};
 
-use super::validate::{Caller, verdict_for};
+use super::validate::{Caller, TRIES, changes_too_fast, check_known, verdict_for};
 use super::verdict::Verdict;
 use crate::service::placed::Served;
 use crate::service::sessions::SessionEntry;
 use crate::service::{PeerAddress, Service, block};
 use crate::volume::{NewSession, OpenedSession};
-
-/// How often a session is tried again when the feed overtakes it.
-const TRIES: usize = 4;
 
 /// The control service of mounts.
 #[derive(Clone, Debug)]
@@ -49,22 +46,25 @@ async fn open_session(
         .extensions()
         .get::<PeerAddress>()
         .ok_or_else(|| Error::new(Code::Internal, "a request without an address"))?;
-    let caller = Caller { token, peer, request: request.into_inner() };
-    let version = negotiate(&caller.request)?;
-    if let Some(code) = service.feed.own_refused() {
-        let why = format!("admin refuses this metadata server's own token ({code})");
-        return Err(Error::new(Code::MetaUnregistered, why));
-    }
-    if block(|| service.grants.is_revoked(caller.token.id()))? {
-        return Err(Error::bare(Code::TokenRevoked));
-    }
+    let request = request.into_inner();
+    let version = negotiate(&request)?;
+    let caller = Caller {
+        token,
+        peer,
+        volume: request.volume.clone(),
+        host_name: request.host_name.clone(),
+    };
+    check_known(service, &caller.token)?;
     for _ in 0..TRIES {
         let verdict = verdict_for(service, &caller).await?;
-        if let Some((served, opened)) = block(|| try_open(service, &caller, &verdict))? {
-            return Ok(reply(service, &caller, &verdict, &served, opened, version));
+        if let Some((served, opened)) = block(|| try_open(service, &caller, &request, &verdict))? {
+            tracing::info!(session = %opened.id, token = %verdict.subject.token,
+                volume = %verdict.subject.volume, scope = %verdict.scope, peer = %peer.0,
+                "session opened");
+            return Ok(reply(service, &request, &verdict, &served, opened, version));
         }
     }
-    Err(Error::new(Code::AdminUnreachable, "the token's rights change too fast"))
+    Err(changes_too_fast())
 }
 
 /// Checks the form of a request and agrees on a protocol version.
@@ -101,9 +101,9 @@ fn negotiate(request: &v1::OpenSessionRequest) -> Result<u32> {
 fn try_open(
     service: &Arc<Service>,
     caller: &Caller,
+    request: &v1::OpenSessionRequest,
     verdict: &Arc<Verdict>,
 ) -> Result<Option<(Arc<Served>, OpenedSession)>> {
-    let request = &caller.request;
     let served = service
         .volumes
         .get(verdict.subject.volume)
@@ -111,27 +111,21 @@ fn try_open(
     if served.placed().state == "retired" {
         return Err(Error::bare(Code::VolumeRetired));
     }
-    let requested = request.requested.unwrap_or_default();
-    let merged = flags::merge(&served.volume.settings().flags, &verdict.flags, &requested)?;
-    check_honours(&merged, &request.honours)?;
     served.blocks.store()?;
     let opened = served.volume.open_session(NewSession {
         token_id: verdict.subject.token,
         secret_id: verdict.secret_id,
         scope: verdict.scope.clone(),
         token_flags: verdict.flags,
-        requested,
+        requested: request.requested.unwrap_or_default(),
+        honours: honoured(&request.honours),
         recalls: request.features.iter().any(|feature| feature == protocol::RECALL),
         host_name: request.host_name.clone(),
         dir: request.dir.clone(),
         peer: caller.peer.0.to_string(),
     })?;
-    let entry = SessionEntry::new(
-        opened.id,
-        Arc::clone(&served.volume),
-        verdict.subject.token,
-        verdict.secret_id,
-    );
+    let volume = Arc::clone(&served.volume);
+    let entry = SessionEntry::new(opened.id, volume, verdict.subject.token);
     if let Err(error) = service.sessions.insert(entry) {
         served.volume.end_session(opened.id)?;
         return Err(error);
@@ -146,30 +140,26 @@ fn try_open(
         served.volume.end_session(opened.id)?;
         return Ok(None);
     }
-    service.set_end(verdict.secret_id, verdict.subject.volume, verdict.ends);
+    let end = (verdict.ends, verdict.point);
+    service.set_end(verdict.secret_id, verdict.subject.volume, end);
     Ok(Some((served, opened)))
 }
 
-/// Restrictions that only a client's kernel can apply.
-fn check_honours(flags: &v1::Flags, honours: &[String]) -> Result<()> {
-    let kernel = [
-        (flags.no_exec, "noExec"),
-        (flags.no_suid, "noSUID"),
-        (flags.no_dev, "noDev"),
-        (flags.no_atime, "noATime"),
-    ];
-    for (set, name) in kernel {
-        if set && !honours.iter().any(|honoured| honoured == name) {
-            let why = format!("the client cannot honour {name}");
-            return Err(Error::new(Code::FlagUnsupported, why));
-        }
+/// What a client says that its kernel can apply.
+fn honoured(names: &[String]) -> v1::Flags {
+    let has = |name: &str| names.iter().any(|honoured| honoured == name);
+    v1::Flags {
+        no_exec: has("noExec"),
+        no_suid: has("noSUID"),
+        no_dev: has("noDev"),
+        no_atime: has("noATime"),
+        ..v1::Flags::default()
     }
-    Ok(())
 }
 
 fn reply(
     service: &Service,
-    caller: &Caller,
+    request: &v1::OpenSessionRequest,
     verdict: &Verdict,
     served: &Served,
     opened: OpenedSession,
@@ -178,9 +168,7 @@ fn reply(
     let settings = served.volume.settings();
     let placed = served.placed();
     let millis = |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-    tracing::info!(session = %opened.id, token = %verdict.subject.token, volume = %settings.id,
-        scope = %verdict.scope, peer = %caller.peer.0, "session opened");
-    let known = |name: &&str| caller.request.features.iter().any(|f| f == name);
+    let known = |name: &&str| request.features.iter().any(|f| f == name);
     v1::OpenSessionReply {
         session_id: opened.id.as_bytes().to_vec(),
         session_key: Some(v1::SecretBytes { value: opened.key.to_vec() }),
@@ -202,9 +190,7 @@ fn reply(
         volume_name: settings.name,
         token_id: verdict.subject.token.to_string(),
         mount_path: verdict.scope.to_string(),
-        token_millis: verdict
-            .ends
-            .map_or(0, |at| u64::try_from(at.left().as_millis()).unwrap_or(u64::MAX).max(1)),
+        token_millis: verdict.millis_left(),
         now: Some(wire::timestamp_to_wire(clock::wall_now())),
         server_id: service.server_id.to_string(),
     }
@@ -234,12 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn a_restriction_that_the_client_cannot_honour_refuses_it() {
-        let flags = v1::Flags { ro: true, no_exec: true, no_dev: true, ..v1::Flags::default() };
-        let honours = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        check_honours(&flags, &honours(&["noDev", "noExec"])).unwrap();
-        let error = check_honours(&flags, &honours(&["noDev"])).unwrap_err();
-        assert_eq!(error.code(), Code::FlagUnsupported);
-        assert!(error.message().contains("noExec"));
+    fn what_a_client_can_honour_is_named() {
+        let names = ["noDev", "noExec", "ro", "somethingNew"].map(str::to_owned);
+        let expected = v1::Flags { no_exec: true, no_dev: true, ..v1::Flags::default() };
+        assert_eq!(honoured(&names), expected);
     }
 }

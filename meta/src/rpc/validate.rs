@@ -5,56 +5,84 @@ use std::sync::Arc;
 
 use flexfs_auth::token::Token;
 use flexfs_common::clock::BootTime;
-use flexfs_common::{Code, Error, Kind, Result, limits};
+use flexfs_common::{Code, Error, Kind, Result};
 use flexfs_proto::v1;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
+use super::failures::Failures;
+use super::lanes::Lanes;
 use super::verdict::{Verdict, VerdictKey};
 use crate::grants::stamp::Stamp;
-use crate::service::changes::FeedPoint;
+use crate::service::changes::{FeedPoint, Heard};
 use crate::service::feed_status::FeedState;
 use crate::service::{PeerAddress, Service, block};
 
-/// Questions to admin at one time.
-const VALIDATIONS_MAX: usize = 64;
+/// How often a session is tried again when the feed overtakes it.
+pub(crate) const TRIES: usize = 4;
 
 type Outcome = Result<Arc<Verdict>, Arc<Error>>;
 type Flight = Shared<BoxFuture<'static, Outcome>>;
 
+/// One question: which token, from which address, for which volume.
+pub type Question = (VerdictKey, String);
+
 /// Questions to admin that are on their way: one per token, address and
 /// volume asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Flights {
-    running: Mutex<HashMap<(VerdictKey, String), Flight>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Default for Flights {
-    fn default() -> Flights {
-        Flights { running: Mutex::default(), permits: Arc::new(Semaphore::new(VALIDATIONS_MAX)) }
-    }
+    running: Mutex<HashMap<Question, Flight>>,
+    lanes: Arc<Lanes>,
+    failures: Failures,
 }
 
 /// Who asks, and how.
-pub(super) struct Caller {
-    pub(super) token: Token,
-    pub(super) peer: PeerAddress,
-    pub(super) request: v1::OpenSessionRequest,
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) token: Token,
+    pub(crate) peer: PeerAddress,
+    /// Name or id.
+    pub(crate) volume: String,
+    pub(crate) host_name: String,
+}
+
+/// The feed overtook an answer of admin too often.
+pub(crate) fn changes_too_fast() -> Error {
+    Error::new(Code::AdminUnreachable, "the token's rights change too fast")
+}
+
+/// What is known here before anybody is asked.
+///
+/// # Errors
+/// `META_UNREGISTERED` while admin refuses this server's own token;
+/// `TOKEN_REVOKED`.
+pub(crate) fn check_known(service: &Service, token: &Token) -> Result<()> {
+    if let Some(code) = service.feed.own_refused() {
+        return Err(own_refused(code));
+    }
+    if block(|| service.grants.is_revoked(token.id()))? {
+        return Err(Error::bare(Code::TokenRevoked));
+    }
+    Ok(())
+}
+
+fn own_refused(code: Code) -> Error {
+    let why = format!("admin refuses this metadata server's own token ({code})");
+    Error::new(Code::MetaUnregistered, why)
 }
 
 /// What admin says of the token: from memory while the feed lives, else by
 /// asking, else (admin away, within the grace) from what is kept.
-pub(super) async fn verdict_for(service: &Arc<Service>, caller: &Caller) -> Result<Arc<Verdict>> {
+pub(crate) async fn verdict_for(service: &Arc<Service>, caller: &Caller) -> Result<Arc<Verdict>> {
     let key = service.verdicts.key(&caller.token, caller.peer.ip());
     let state = service.feed.state();
     if state == FeedState::Live
         && let Some(verdict) = service.verdicts.get(&key)
         && service.changes.is_current(verdict.subject, verdict.point)
         && !verdict.has_ended()
-        && names(service, &verdict, &caller.request.volume)
+        && verdict.is_fresh()
+        && names(service, &verdict, &caller.volume)
     {
         return Ok(verdict);
     }
@@ -63,7 +91,14 @@ pub(super) async fn verdict_for(service: &Arc<Service>, caller: &Caller) -> Resu
     {
         return Ok(verdict);
     }
-    match fetch(service, caller, key).await {
+    let question = (key, caller.volume.clone());
+    let heard = service.changes.heard_of(caller.token.id());
+    if state == FeedState::Live
+        && let Some(refusal) = service.flights.failures.find(&question, heard)
+    {
+        return Err(refusal);
+    }
+    match fetch(service, caller, question).await {
         Err(error) if away(&error) => kept_verdict(service, caller)?.ok_or(error),
         other => other,
     }
@@ -89,12 +124,15 @@ fn kept_verdict(service: &Service, caller: &Caller) -> Result<Option<Arc<Verdict
     // A row that is being applied now is later than this.
     let point = FeedPoint { epoch: service.changes.epoch(), revision: service.feed.revision() };
     let kept = service.grants.find(&caller.token, caller.peer.ip(), &now, point)?;
-    Ok(kept.filter(|verdict| names(service, verdict, &caller.request.volume)).map(Arc::new))
+    Ok(kept.filter(|verdict| names(service, verdict, &caller.volume)).map(Arc::new))
 }
 
 /// Asks admin; callers with the same question share one answer.
-async fn fetch(service: &Arc<Service>, caller: &Caller, key: VerdictKey) -> Result<Arc<Verdict>> {
-    let question = (key, caller.request.volume.clone());
+async fn fetch(
+    service: &Arc<Service>,
+    caller: &Caller,
+    question: Question,
+) -> Result<Arc<Verdict>> {
     let flight = {
         let mut running = service.flights.running.lock();
         match running.get(&question) {
@@ -102,13 +140,14 @@ async fn fetch(service: &Arc<Service>, caller: &Caller, key: VerdictKey) -> Resu
             None => {
                 // A task of its own: a caller that goes away takes nobody along,
                 // and leaves no old answer behind.
-                let task = tokio::spawn(ask_and_land(
-                    Arc::clone(service),
-                    question.clone(),
-                    caller.token.clone(),
-                    caller.peer,
-                    caller.request.host_name.clone(),
-                ));
+                let asking = Asking {
+                    service: Arc::clone(service),
+                    question: question.clone(),
+                    token: caller.token.clone(),
+                    peer: caller.peer,
+                    host_name: caller.host_name.clone(),
+                };
+                let task = tokio::spawn(async move { asking.ask().await });
                 let flight = async move {
                     match task.await {
                         Ok(outcome) => outcome.map_err(Arc::new),
@@ -126,77 +165,101 @@ async fn fetch(service: &Arc<Service>, caller: &Caller, key: VerdictKey) -> Resu
     outcome.map_err(|e| Error::new(e.code(), e.message()).caused_by(e))
 }
 
-async fn ask_and_land(
+/// One question on its way. Dropped, however it ends, it is no longer in the
+/// list.
+struct Asking {
     service: Arc<Service>,
-    question: (VerdictKey, String),
+    question: Question,
     token: Token,
     peer: PeerAddress,
     host_name: String,
-) -> Result<Arc<Verdict>> {
-    let (key, volume) = question.clone();
-    let landing = Landing { service, question };
-    ask(&landing.service, token, peer, volume, host_name, key).await
 }
 
-/// Takes the flight out of the list, however it ends.
-struct Landing {
-    service: Arc<Service>,
-    question: (VerdictKey, String),
-}
-
-impl Drop for Landing {
+impl Drop for Asking {
     fn drop(&mut self) {
         self.service.flights.running.lock().remove(&self.question);
     }
 }
 
-async fn ask(
-    service: &Arc<Service>,
-    token: Token,
-    peer: PeerAddress,
-    volume: String,
-    host_name: String,
-    key: VerdictKey,
-) -> Result<Arc<Verdict>> {
-    let _permit = tokio::time::timeout(
-        limits::HANDSHAKE,
-        Arc::clone(&service.flights.permits).acquire_owned(),
-    )
-    .await
-    .map_err(|_| Error::bare(Code::RateLimited))?
-    .map_err(|e| Error::bare(Code::Internal).caused_by(e))?;
-    let epoch = service.changes.epoch();
-    let asked = BootTime::now();
-    let answer = service
-        .authority
-        .validate(v1::ValidateVolumeTokenRequest {
-            token: Some(token.to_wire()),
-            volume,
-            peer_address: peer.ip().to_string(),
-            host_name,
-        })
-        .await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            if error.kind() == Kind::Unauthenticated {
-                service.verdicts.drop(&key);
+impl Asking {
+    async fn ask(&self) -> Result<Arc<Verdict>> {
+        let service = &self.service;
+        let known = service.grants.knows(&self.token, self.peer.ip());
+        let _seat = service.flights.lanes.enter(self.peer.ip(), known).await?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let heard = service.changes.heard_of(self.token.id());
+            let (epoch, asked) = (service.changes.epoch(), BootTime::now());
+            let generation = service.authority.generation();
+            let error = match service.authority.validate(self.request()).await {
+                Ok(answer) => return self.answered(&answer, epoch, asked),
+                Err(error) if error.kind() == Kind::Unauthenticated => error,
+                Err(error) => return Err(error),
+            };
+            // Whose token is it that admin refuses?
+            match service.authority.confirm_own(asked).await {
+                // Ours is another one by now: the question was not answered.
+                Ok(()) if service.authority.generation() != generation => {
+                    if tries >= TRIES {
+                        return Err(changes_too_fast());
+                    }
+                }
+                Ok(()) => return Err(self.refused(error, heard)?),
+                Err(own) if own.kind() == Kind::Unauthenticated => {
+                    if !block(|| service.own_is_refused(own.code())) || tries >= TRIES {
+                        return Err(own_refused(own.code()));
+                    }
+                }
+                Err(unknown) => return Err(unknown),
             }
-            if error.code() == Code::TokenRevoked {
-                block(|| service.grants.note_revoked(token.id(), service.feed.revision()))?;
-            }
-            return Err(error);
         }
-    };
-    let verdict = Arc::new(Verdict::from_wire(&answer, epoch, asked)?);
-    if verdict.subject.token != token.id() {
-        return Err(Error::new(Code::ProtocolInvalid, "admin answered for another token"));
     }
-    let placed = answer.volume.unwrap_or_default();
-    block(|| {
-        service.serve_volume(&placed)?;
-        service.grants.remember(&token, peer.ip(), &verdict, Stamp::now())
-    })?;
-    service.verdicts.put(key, Arc::clone(&verdict));
-    Ok(verdict)
+
+    fn request(&self) -> v1::ValidateVolumeTokenRequest {
+        v1::ValidateVolumeTokenRequest {
+            token: Some(self.token.to_wire()),
+            volume: self.question.1.clone(),
+            peer_address: self.peer.ip().to_string(),
+            host_name: self.host_name.clone(),
+        }
+    }
+
+    /// Admin refuses the volume token: the error to answer with.
+    fn refused(&self, error: Error, heard: Heard) -> Result<Error> {
+        let service = &self.service;
+        service.verdicts.drop(&self.question.0);
+        service.flights.failures.keep(self.question.clone(), &error, heard);
+        if error.code() == Code::TokenRevoked {
+            block(|| service.grants.note_revoked(self.token.id(), service.feed.revision()))?;
+        }
+        Ok(error)
+    }
+
+    fn answered(
+        &self,
+        answer: &v1::ValidateVolumeTokenReply,
+        epoch: u64,
+        asked: BootTime,
+    ) -> Result<Arc<Verdict>> {
+        let service = &self.service;
+        let verdict = Arc::new(Verdict::from_wire(answer, epoch, asked)?);
+        if verdict.subject.token != self.token.id() {
+            return Err(Error::new(Code::ProtocolInvalid, "admin answered for another token"));
+        }
+        let placed = answer.volume.clone().unwrap_or_default();
+        let peer = self.peer.ip();
+        block(|| {
+            service.serve_volume(&placed, verdict.point)?;
+            service.grants.remember(&self.token, peer, &verdict, Stamp::now())?;
+            // A row notes itself first and changes grants then: so either it
+            // found this one, or we find the row here.
+            if !service.changes.is_current(verdict.subject, verdict.point) {
+                service.grants.forget_one(&self.token, peer)?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        service.verdicts.put(self.question.0, Arc::clone(&verdict));
+        Ok(verdict)
+    }
 }

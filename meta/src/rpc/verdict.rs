@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use flexfs_auth::token::Token;
@@ -34,6 +35,10 @@ pub struct Verdict {
     pub point: FeedPoint,
     /// When the token's own time is over.
     pub ends: Option<BootTime>,
+    /// When admin was asked.
+    pub asked: BootTime,
+    /// The token ends when it is unused for so long.
+    pub idle: Option<Duration>,
 }
 
 impl Verdict {
@@ -49,7 +54,7 @@ impl Verdict {
     ) -> Result<Verdict> {
         let id = |field, text: &str| wire::uuid_from_wire(field, text).map(|id| *id.as_bytes());
         let volume = reply.volume.as_ref().map_or("", |volume| volume.id.as_str());
-        let valid = std::time::Duration::from_millis(reply.valid_millis);
+        let valid = Duration::from_millis(reply.valid_millis);
         Ok(Verdict {
             subject: Subject {
                 token: flexfs_common::ids::TokenId::from_bytes(id("token_id", &reply.token_id)?),
@@ -64,7 +69,29 @@ impl Verdict {
             flags: reply.flags.unwrap_or_default(),
             point: FeedPoint { epoch, revision: reply.revision },
             ends: (reply.valid_millis != 0).then(|| asked.after(valid)),
+            asked,
+            idle: (reply.idle_millis != 0).then(|| Duration::from_millis(reply.idle_millis)),
         })
+    }
+
+    /// Until when it may open sessions without another word from admin: only
+    /// admin knows whether the token was used meanwhile, elsewhere or here.
+    #[must_use]
+    pub fn fresh_until(&self) -> Option<BootTime> {
+        self.idle.map(|idle| self.asked.after(idle))
+    }
+
+    /// Is it fresh enough to open a session?
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        !self.fresh_until().is_some_and(BootTime::passed)
+    }
+
+    /// Time left of token and secret in milliseconds; 0 = no end.
+    #[must_use]
+    pub fn millis_left(&self) -> u64 {
+        let left = |at: BootTime| u64::try_from(at.left().as_millis()).unwrap_or(u64::MAX).max(1);
+        self.ends.map_or(0, left)
     }
 
     /// Is the token's own time over?

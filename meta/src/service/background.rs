@@ -1,15 +1,18 @@
 //! What a server does by itself: the core's work of every second, ends of
 //! tokens, the grace.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, wire};
 
+use super::changes::FeedPoint;
 use super::placed::Served;
 use super::{Service, block};
+use crate::authority::apply;
 use crate::grants::stamp::Stamp;
-use crate::volume::Which;
 
 /// How often the core is given time for its background work.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,7 +60,7 @@ pub async fn watch_time(service: Arc<Service>) {
             // At least a little, so that a failing cut does not spin.
             () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
         }
-        cut_ended(&service);
+        cut_ended(&service).await;
         service.review_grace();
         if written.elapsed() >= CHECKPOINT {
             written = tokio::time::Instant::now();
@@ -73,14 +76,23 @@ fn checkpoint(service: &Service) {
     }
 }
 
-fn cut_ended(service: &Service) {
-    let reason = Error::bare(Code::TokenExpired);
-    for (secret, volume) in service.take_ended() {
-        let Some(served) = service.volumes.get(volume) else { continue };
-        if let Err(error) = block(|| service.cut(&served, Which::Secret(secret), &reason)) {
-            tracing::error!(error = %error.with_causes(), "sessions of an expired token");
-            // Once more at the next look.
-            service.set_end(secret, volume, Some(flexfs_common::clock::BootTime::now()));
+async fn cut_ended(service: &Arc<Service>) {
+    let over = service.take_ended();
+    if over.is_empty() {
+        return;
+    }
+    // Of those that nobody lives from any more nothing need be known.
+    let live = block(|| service.live_secrets());
+    let ended: HashMap<_, _> = over
+        .iter()
+        .filter_map(|(secret, _)| live.get_key_value(secret))
+        .map(|(s, l)| (*s, *l))
+        .collect();
+    if let Err(error) = apply::end_secrets(service, &ended).await {
+        tracing::error!(error = %error.with_causes(), "sessions of an expired token");
+        // Once more at the next look.
+        for (secret, (_, volume)) in ended {
+            service.set_end(secret, volume, (Some(BootTime::now()), FeedPoint::default()));
         }
     }
 }

@@ -11,12 +11,20 @@ use parking_lot::Mutex;
 const CHANGES_MAX: usize = 100_000;
 
 /// A point in the feed as a verdict knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FeedPoint {
     /// Raised by every resynchronisation.
     pub epoch: u64,
     /// The feed's head when the rows were read.
     pub revision: u64,
+}
+
+/// How much was heard of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    epoch: u64,
+    floor: u64,
+    token: Option<u64>,
 }
 
 /// Whom a verdict is about.
@@ -87,6 +95,14 @@ impl Changes {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.0.lock().epoch
+    }
+
+    /// What was heard of a token so far. When it is the same later, nothing
+    /// was heard in between.
+    #[must_use]
+    pub fn heard_of(&self, token: TokenId) -> Heard {
+        let inner = self.0.lock();
+        Heard { epoch: inner.epoch, floor: inner.floor, token: inner.tokens.get(&token).copied() }
     }
 
     /// Does a verdict read at `point` still hold?

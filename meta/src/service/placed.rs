@@ -12,10 +12,11 @@ use flexfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 
+use super::changes::FeedPoint;
 use crate::blocks::StoreAccess;
 use crate::blocks::signed::Signer;
 use crate::engine::Engine;
-use crate::volume::{Volume, VolumeSettings};
+use crate::volume::{Reflagged, Volume, VolumeSettings};
 
 /// Keys of the rows about placed volumes; the volume's id follows.
 const PREFIX: &[u8] = b"\xff\xffserver/volume/";
@@ -29,14 +30,26 @@ pub struct Served {
     pub volume: Arc<Volume>,
     /// Its block store.
     pub blocks: Arc<StoreAccess>,
-    placed: RwLock<v1::PlacedVolume>,
+    /// What admin said of it last, and when that was read there.
+    placed: RwLock<(FeedPoint, v1::PlacedVolume)>,
+}
+
+/// What became of a volume that admin named.
+#[derive(Debug)]
+pub enum Change {
+    /// It is in service from now on.
+    New,
+    /// Its settings may have changed, and with them these sessions.
+    Settings(Reflagged),
+    /// Nothing: this is known, or older than what is.
+    Nothing,
 }
 
 impl Served {
     /// What admin said of it last.
     #[must_use]
     pub fn placed(&self) -> v1::PlacedVolume {
-        self.placed.read().clone()
+        self.placed.read().1.clone()
     }
 }
 
@@ -109,31 +122,47 @@ impl Volumes {
         self.engine.sync(self.engine.head())
     }
 
-    /// Takes a volume into service, or applies what changed. Returns the
-    /// volume, and true when it was not in service before. Blocks.
+    /// Takes a volume into service, or applies what changed. `point` is when
+    /// admin's row was read: an answer that was overtaken by a later one
+    /// changes nothing. Blocks.
     ///
     /// # Errors
     /// `PROTOCOL_INVALID`, `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
-    pub fn apply(&self, placed: &v1::PlacedVolume) -> Result<(Arc<Served>, bool)> {
+    pub fn apply(
+        &self,
+        placed: &v1::PlacedVolume,
+        point: FeedPoint,
+    ) -> Result<(Arc<Served>, Change)> {
         let settings = settings_of(placed)?;
         let id = settings.id;
         let spec = placed.block_store.clone().unwrap_or_default();
         let _one_at_a_time = self.changing.lock();
         if let Some(served) = self.get(id) {
-            if *served.placed.read() != *placed {
-                served.blocks.set_spec(&spec);
-                served.volume.update_settings(settings)?;
-                self.keep(id, placed)?;
-                *served.placed.write() = placed.clone();
+            let (known_at, same) = {
+                let known = served.placed.read();
+                (known.0, known.1 == *placed)
+            };
+            if point < known_at {
+                return Ok((served, Change::Nothing));
             }
-            return Ok((served, false));
+            let change = if same {
+                Change::Nothing
+            } else {
+                served.blocks.set_spec(&spec);
+                let reflagged = served.volume.update_settings(settings)?;
+                self.keep(id, placed)?;
+                Change::Settings(reflagged)
+            };
+            *served.placed.write() = (point, placed.clone());
+            return Ok((served, change));
         }
         let blocks = StoreAccess::new(id, spec, Arc::clone(&self.signer));
         let volume = Volume::open(Arc::clone(&self.engine), settings, Arc::clone(&blocks) as _)?;
         self.keep(id, placed)?;
-        let served = Arc::new(Served { volume, blocks, placed: RwLock::new(placed.clone()) });
+        let placed = RwLock::new((point, placed.clone()));
+        let served = Arc::new(Served { volume, blocks, placed });
         self.served.write().insert(id, Arc::clone(&served));
-        Ok((served, true))
+        Ok((served, Change::New))
     }
 
     fn keep(&self, id: VolumeId, placed: &v1::PlacedVolume) -> Result<()> {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
-use flexfs_common::ids::{SecretId, SessionId, TokenId};
+use flexfs_common::ids::{SessionId, TokenId};
 use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::news::{Change, News};
 use crate::volume::Volume;
 
 /// Live sessions of one server: far above what its port can carry, low
@@ -35,6 +36,9 @@ pub enum Ending {
 pub struct Link {
     generation: u64,
     ending: watch::Sender<Option<Ending>>,
+    /// Counts changes of the session's flags: which they are is the volume's
+    /// to say.
+    flags: watch::Sender<u64>,
 }
 
 impl Link {
@@ -50,6 +54,12 @@ impl Link {
         self.ending.subscribe()
     }
 
+    /// Follows changes of the session's flags.
+    #[must_use]
+    pub fn flags(&self) -> watch::Receiver<u64> {
+        self.flags.subscribe()
+    }
+
     /// The first ending stays.
     fn end(&self, ending: Ending) {
         self.ending.send_if_modified(|present| {
@@ -62,7 +72,8 @@ impl Link {
     }
 }
 
-/// One live session.
+/// One live session. The secret that it lives from is in its volume alone:
+/// it changes there, as a point of the commit order.
 #[derive(Debug)]
 pub struct SessionEntry {
     /// Its id.
@@ -71,31 +82,26 @@ pub struct SessionEntry {
     pub volume: Arc<Volume>,
     /// Its token.
     pub token_id: TokenId,
-    /// The secret it authenticated with.
-    pub secret_id: SecretId,
     /// When its lease was last renewed (BootTime nanoseconds).
     renewed: AtomicU64,
     link: Mutex<Option<Arc<Link>>>,
     cut_done: CancellationToken,
+    /// Held by a re-authentication: one at a time, and when the last began.
+    pub(crate) reauthentication: tokio::sync::Mutex<Option<BootTime>>,
 }
 
 impl SessionEntry {
     /// A session whose lease begins now.
     #[must_use]
-    pub fn new(
-        id: SessionId,
-        volume: Arc<Volume>,
-        token_id: TokenId,
-        secret_id: SecretId,
-    ) -> Arc<SessionEntry> {
+    pub fn new(id: SessionId, volume: Arc<Volume>, token_id: TokenId) -> Arc<SessionEntry> {
         Arc::new(SessionEntry {
             id,
             volume,
             token_id,
-            secret_id,
             renewed: AtomicU64::new(BootTime::now().as_nanos()),
             link: Mutex::new(None),
             cut_done: CancellationToken::new(),
+            reauthentication: tokio::sync::Mutex::new(None),
         })
     }
 
@@ -105,7 +111,11 @@ impl SessionEntry {
     /// # Errors
     /// `SESSION_UNKNOWN` when a younger one was here first.
     pub fn connect(&self, generation: u64) -> Result<Arc<Link>> {
-        let new = Arc::new(Link { generation, ending: watch::Sender::new(None) });
+        let new = Arc::new(Link {
+            generation,
+            ending: watch::Sender::new(None),
+            flags: watch::Sender::new(0),
+        });
         let mut link = self.link.lock();
         if let Some(old) = link.as_ref() {
             if old.generation >= generation {
@@ -151,10 +161,23 @@ impl SessionEntry {
         }
     }
 
+    /// Tells the connection, if there is one, that the session's flags changed.
+    pub fn push_flags(&self) {
+        if let Some(link) = self.link.lock().as_ref() {
+            link.flags.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
     /// Until when the client may believe in its lease: a lease counts from
     /// when its renewal was sent, so from when it arrived is late enough.
     fn lease_left(&self) -> Duration {
         BootTime::from_nanos(self.renewed.load(Ordering::Acquire)).after(limits::LEASE).left()
+    }
+
+    /// Serves the client of this cut session nothing from its caches any more?
+    #[must_use]
+    pub fn is_quiet_now(&self) -> bool {
+        self.cut_done.is_cancelled() || self.lease_left().is_zero()
     }
 
     /// Ends when the client of this cut session serves nothing from its caches
@@ -175,7 +198,11 @@ impl SessionEntry {
 
 /// All live sessions of this server.
 #[derive(Debug, Default)]
-pub struct Sessions(RwLock<HashMap<SessionId, Arc<SessionEntry>>>);
+pub struct Sessions {
+    entries: RwLock<HashMap<SessionId, Arc<SessionEntry>>>,
+    /// What admin is to be told of them.
+    pub news: News,
+}
 
 impl Sessions {
     /// Adds one.
@@ -183,40 +210,48 @@ impl Sessions {
     /// # Errors
     /// `RATE_LIMITED` when there are too many.
     pub fn insert(&self, entry: Arc<SessionEntry>) -> Result<()> {
-        let mut sessions = self.0.write();
-        if sessions.len() >= SESSIONS_MAX {
-            return Err(Error::new(Code::RateLimited, "too many sessions on this server"));
+        let id = entry.id;
+        {
+            let mut sessions = self.entries.write();
+            if sessions.len() >= SESSIONS_MAX {
+                return Err(Error::new(Code::RateLimited, "too many sessions on this server"));
+            }
+            sessions.insert(id, entry);
         }
-        sessions.insert(entry.id, entry);
+        self.news.note(id, Change::Opened);
         Ok(())
     }
 
     /// The session of this id.
     #[must_use]
     pub fn get(&self, id: SessionId) -> Option<Arc<SessionEntry>> {
-        self.0.read().get(&id).cloned()
+        self.entries.read().get(&id).cloned()
     }
 
     /// Takes one out.
     pub fn remove(&self, id: SessionId) -> Option<Arc<SessionEntry>> {
-        self.0.write().remove(&id)
+        let removed = self.entries.write().remove(&id);
+        if removed.is_some() {
+            self.news.note(id, Change::Closed);
+        }
+        removed
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.read().len()
+        self.entries.read().len()
     }
 
     /// None at all?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.read().is_empty()
+        self.entries.read().is_empty()
     }
 
     /// Every session, at this moment.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<SessionEntry>> {
-        self.0.read().values().cloned().collect()
+        self.entries.read().values().cloned().collect()
     }
 }

@@ -175,7 +175,7 @@ impl Volume {
         let view = View::new(&*snapshot, &self.keys);
         let mut answered: Vec<Answered> =
             ops.iter().map(|op| self.query(&frame, view, op)).collect();
-        self.grant(session, stamp, &mut answered);
+        self.grant(&frame, stamp, &mut answered);
         for (op, answered) in ops.iter().zip(answered) {
             done.push(self.execution(&frame, op.request_id, answered.outcome, version));
         }
@@ -197,8 +197,13 @@ impl Volume {
     }
 
     /// Lets the mount keep what it is answered, as far as may be.
-    fn grant(&self, session: &Session, stamp: u64, answered: &mut [Answered]) {
-        let Some(mut granting) = self.rights.granting(session, stamp) else { return };
+    fn grant(&self, frame: &Frame<'_>, stamp: u64, answered: &mut [Answered]) {
+        let Some(mut granting) = self.rights.granting(frame.session, stamp) else { return };
+        // Answered under flags that hold no longer. Those that change later
+        // recall what is granted here.
+        if !Arc::ptr_eq(&frame.flags, &frame.session.flags()) {
+            return;
+        }
         for Answered { outcome, keep, .. } in answered {
             match (outcome.as_mut(), *keep) {
                 (Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)), keep) => {
@@ -326,7 +331,7 @@ impl Volume {
         }
         let recalls = self.recall_each(frame.session.id, &answered, &effects);
         self.apply(effects, &writer);
-        self.grant(frame.session, self.rights.stamp(), &mut answered);
+        self.grant(frame, self.rights.stamp(), &mut answered);
         drop(writer);
         let mut waits = waits.into_iter();
         for ((op, answered), recalls) in ops.iter().zip(answered).zip(recalls) {

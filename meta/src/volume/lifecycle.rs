@@ -28,7 +28,7 @@ use super::types::{
     Which,
 };
 use super::view::View;
-use super::{Volume, dentry, random, session_end, slots, superblock};
+use super::{Volume, dentry, random, reflag, session_end, slots, superblock};
 use crate::engine::Engine;
 
 /// Bits of a connection's generation below the volume's epoch: connections of
@@ -101,7 +101,7 @@ impl Volume {
             })
         })?;
         for (id, row) in rows {
-            match self.adopt(id, row) {
+            match self.adopt(id, row, true) {
                 Ok(session) => {
                     let count = opens.get(&id).copied().unwrap_or(0);
                     session.opens.store(count, std::sync::atomic::Ordering::Release);
@@ -117,7 +117,7 @@ impl Volume {
     }
 
     /// Makes a session live in memory.
-    fn adopt(&self, id: SessionId, row: SessionRow) -> Result<Arc<Session>> {
+    fn adopt(&self, id: SessionId, row: SessionRow, recovered: bool) -> Result<Arc<Session>> {
         let token_flags = row.token_flags.unwrap_or_default();
         let requested = row.requested.unwrap_or_default();
         let merged = flags::merge(&self.settings.read().flags, &token_flags, &requested)?;
@@ -128,6 +128,7 @@ impl Volume {
             confined: self.scopes.pin(id, &path),
             flags: merged,
             generation: self.identity.epoch << GENERATION_BITS,
+            recovered,
         };
         let session = Arc::new(Session::new(row, parts, &self.identity.handles)?);
         self.sessions.insert(Arc::clone(&session));
@@ -138,14 +139,16 @@ impl Volume {
     /// links, makes the row.
     ///
     /// # Errors
-    /// `FLAG_CONFLICT`, `SCOPE_MISSING` (the subtree is not there),
+    /// `FLAG_CONFLICT`, `FLAG_UNSUPPORTED`, `SCOPE_MISSING` (the subtree is not there),
     /// `RATE_LIMITED` (too many sessions), `ENGINE_FAILED`.
     pub fn open_session(&self, new: NewSession) -> Result<OpenedSession> {
-        flags::merge(&self.settings.read().flags, &new.token_flags, &new.requested)?;
         let id = SessionId::random();
         let key: SessionKey = Zeroizing::new(random::fill()?);
         let writer = self.writer.lock();
         self.sessions.need_room()?;
+        // Under the lock: no change of the volume's flags comes in between.
+        let merged = flags::merge(&self.settings.read().flags, &new.token_flags, &new.requested)?;
+        reflag::need_honoured(&merged, &new.honours)?;
         let mut made = None;
         self.transact(&writer, &mut |edit| {
             let path = self.resolve_scope(edit.view(), &new.scope)?;
@@ -163,13 +166,14 @@ impl Volume {
                 peer: new.peer.clone(),
                 opened_at: Some(edit.stamp()),
                 recalls: new.recalls,
+                honours: Some(new.honours),
             };
             edit.put(&self.keys.session(id), &row);
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));
             Ok(())
         })?;
         let (row, root_attr) = made.ok_or_else(|| Error::bare(Code::Internal))?;
-        let session = self.adopt(id, row)?;
+        let session = self.adopt(id, row, false)?;
         drop(writer);
         Ok(OpenedSession {
             id,
@@ -278,7 +282,7 @@ impl Volume {
     }
 
     /// Locks of ended sessions go at once: others wait for them.
-    fn release_now(&self, sessions: &[SessionId]) -> Result<()> {
+    pub(super) fn release_now(&self, sessions: &[SessionId]) -> Result<()> {
         for session in sessions {
             let held = self.keys.locks_of_session(*session);
             if self.with_view(|view| view.any(&held))? {

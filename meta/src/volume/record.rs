@@ -247,6 +247,10 @@ pub(super) struct SessionRow {
     /// The mount knows recalls: it may be granted rights.
     #[prost(bool, tag = "12")]
     pub(super) recalls: bool,
+    /// Restrictions that the client can honour in its kernel; absent in rows
+    /// of before: none is known.
+    #[prost(message, optional, tag = "13")]
+    pub(super) honours: Option<Flags>,
 }
 
 impl std::fmt::Debug for SessionRow {

@@ -1,7 +1,7 @@
 //! Live sessions in memory. The rows in the engine are the truth; these hold
 //! what every operation asks for.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ pub(super) struct Session {
     row: SessionRow,
     scope: SubtreePath,
     token_id: TokenId,
-    secret_id: SecretId,
     /// The scope's root.
     pub(super) root: Ino,
     /// `None`: the whole volume, nothing to confine.
     pub(super) confined: Option<Arc<ScopeRoot>>,
     pub(super) handles: Handles,
-    flags: RwLock<Arc<v1::Flags>>,
+    life: RwLock<Life>,
+    /// Its client may know other flags than those in force.
+    untold: AtomicBool,
     ended: OnceLock<Code>,
     generation: AtomicU64,
     /// When it was last heard, [`BootTime`] in nanoseconds.
@@ -48,6 +49,17 @@ pub(super) struct Session {
     pretended: AtomicU64,
 }
 
+/// What changes while it lives. Set under the writer lock, with the row.
+#[derive(Clone, Debug)]
+struct Life {
+    /// The secret it last authenticated with.
+    secret_id: SecretId,
+    /// The token's own flags.
+    token_flags: v1::Flags,
+    /// Effective flags.
+    flags: Arc<v1::Flags>,
+}
+
 /// What a session is made of besides its row.
 pub(super) struct SessionParts {
     pub(super) id: SessionId,
@@ -56,6 +68,8 @@ pub(super) struct SessionParts {
     pub(super) flags: v1::Flags,
     /// Generations begin after this one.
     pub(super) generation: u64,
+    /// Of before a restart: nobody knows what its client was told.
+    pub(super) recovered: bool,
 }
 
 impl Session {
@@ -68,11 +82,15 @@ impl Session {
             id: parts.id,
             scope: row.scope.parse().map_err(|_| damaged())?,
             token_id: TokenId::from_bytes(id(&row.token)?),
-            secret_id: SecretId::from_bytes(id(&row.secret)?),
             root: parts.root,
             confined: parts.confined,
             handles: keys.for_session(parts.id),
-            flags: RwLock::new(Arc::new(parts.flags)),
+            life: RwLock::new(Life {
+                secret_id: SecretId::from_bytes(id(&row.secret)?),
+                token_flags: row.token_flags.unwrap_or_default(),
+                flags: Arc::new(parts.flags),
+            }),
+            untold: AtomicBool::new(parts.recovered),
             ended: OnceLock::new(),
             generation: AtomicU64::new(parts.generation),
             heard: AtomicU64::new(BootTime::now().as_nanos()),
@@ -90,7 +108,12 @@ impl Session {
     }
 
     pub(super) fn secret_id(&self) -> SecretId {
-        self.secret_id
+        self.life.read().secret_id
+    }
+
+    /// It lives from this secret from now on.
+    pub(super) fn set_secret(&self, secret: SecretId) {
+        self.life.write().secret_id = secret;
     }
 
     /// Inodes of the scope's components, the scope's root last.
@@ -99,16 +122,49 @@ impl Session {
     }
 
     pub(super) fn flags(&self) -> Arc<v1::Flags> {
-        Arc::clone(&self.flags.read())
+        Arc::clone(&self.life.read().flags)
     }
 
-    pub(super) fn set_flags(&self, flags: v1::Flags) {
-        *self.flags.write() = Arc::new(flags);
+    /// The token's own flags, and those that hold with them.
+    pub(super) fn set_flags(&self, token: v1::Flags, effective: v1::Flags) {
+        let mut life = self.life.write();
+        life.token_flags = token;
+        if *life.flags != effective {
+            life.flags = Arc::new(effective);
+            self.untold.store(true, Ordering::Release);
+        }
     }
 
-    /// The flags of token and client, to be merged with the volume's.
-    pub(super) fn own_flags(&self) -> (v1::Flags, v1::Flags) {
-        (self.row.token_flags.unwrap_or_default(), self.row.requested.unwrap_or_default())
+    pub(super) fn token_flags(&self) -> v1::Flags {
+        self.life.read().token_flags
+    }
+
+    /// What the client asked for, and which restrictions it can honour.
+    pub(super) fn client_flags(&self) -> (v1::Flags, v1::Flags) {
+        (self.row.requested.unwrap_or_default(), self.row.honours.unwrap_or_default())
+    }
+
+    /// May its client know other flags than those in force?
+    pub(super) fn is_untold(&self) -> bool {
+        self.untold.load(Ordering::Acquire)
+    }
+
+    /// Its row with another secret.
+    pub(super) fn row_with_secret(&self, secret: SecretId) -> SessionRow {
+        SessionRow {
+            secret: Bytes::copy_from_slice(secret.as_bytes()),
+            token_flags: Some(self.token_flags()),
+            ..self.row.clone()
+        }
+    }
+
+    /// Its row with other flags of its token.
+    pub(super) fn row_with_flags(&self, token: v1::Flags) -> SessionRow {
+        SessionRow {
+            secret: Bytes::copy_from_slice(self.secret_id().as_bytes()),
+            token_flags: Some(token),
+            ..self.row.clone()
+        }
     }
 
     /// # Errors
@@ -187,7 +243,7 @@ impl Session {
         SessionInfo {
             id: self.id,
             token_id: self.token_id,
-            secret_id: self.secret_id,
+            secret_id: self.secret_id(),
             scope: self.scope.clone(),
             flags: *self.flags(),
             host_name: self.row.host_name.clone(),

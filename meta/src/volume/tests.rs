@@ -6,6 +6,7 @@ mod contents;
 mod data_model;
 mod fixture;
 mod keeping;
+mod life;
 mod locks;
 mod model;
 mod rename;

@@ -2,13 +2,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use flexfs_common::Result;
 use flexfs_common::ids::{AccountId, ObjectId, SecretId, SessionId, TokenId, VolumeId};
 use flexfs_common::name::SubtreePath;
+use flexfs_common::{Code, Result};
 use flexfs_proto::v1;
 use zeroize::Zeroizing;
+
+use super::recalls::{self, Ticket};
 
 /// What admin says of the volume.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +73,9 @@ pub struct NewSession {
     pub token_flags: v1::Flags,
     /// What the client asked for (adds restrictions only).
     pub requested: v1::Flags,
+    /// Restrictions that only a client's kernel can apply, as far as this one
+    /// can.
+    pub honours: v1::Flags,
     /// The client answers recalls.
     pub recalls: bool,
     /// For listings.
@@ -110,6 +116,35 @@ pub struct Attachment {
     pub generation: u64,
     /// Highest sequence answered per slot.
     pub slot_sequences: Vec<u64>,
+}
+
+/// What became of live sessions whose flags were merged anew.
+#[derive(Debug, Default)]
+pub struct Reflagged {
+    /// Under other flags than before.
+    pub changed: Vec<SessionId>,
+    /// Cut, and why: a new session of their kind would be refused.
+    pub cut: Vec<(SessionId, Code)>,
+    /// What they were granted under the old flags, as it is taken back.
+    pub recalls: Recalls,
+}
+
+/// Recalls that somebody may wait for.
+#[derive(Debug, Default)]
+pub struct Recalls(pub(super) Vec<Arc<Ticket>>);
+
+impl Recalls {
+    /// Ends when everything is given up, or its time is over: after a lease,
+    /// whatever the mounts do.
+    pub async fn over(self) {
+        recalls::settled(self.0).await;
+    }
+
+    /// Is there nothing to wait for?
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.iter().all(|ticket| ticket.is_over())
+    }
 }
 
 /// Which sessions end.

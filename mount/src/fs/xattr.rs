@@ -76,10 +76,12 @@ impl FileSystem {
         self.call(who, 0, body).await.map(reply::done)
     }
 
-    /// Has the volume any? Asked before the operations above.
+    /// Had the volume any when it was mounted? Asked before the operations
+    /// above: the kernel is told once and does not ask again. What changes
+    /// later, meta answers.
     #[must_use]
     pub fn has_xattrs(&self) -> bool {
-        !self.session.flags().no_xattr
+        !self.session.opened().flags.as_ref().is_some_and(|flags| flags.no_xattr)
     }
 }
 

@@ -314,12 +314,36 @@ fn receive_device(socket: &UnixStream) -> Option<OwnedFd> {
 mod tests {
     use super::*;
 
-    /// What /proc/mounts says of a directory.
-    fn shown(dir: &Path) -> Option<String> {
+    /// What /proc/mounts says of a directory, as far as it is about flags.
+    fn shown(dir: &Path) -> Vec<String> {
+        let known = ["ro", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime"];
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
-        let options = fields.find_map(|mut f| (f.next()? == dir.to_str()?).then(|| f.nth(1)))?;
-        options.map(str::to_owned)
+        let mut lines = mounts.lines().map(|line| line.split(' ').skip(1));
+        let options = lines.find_map(|mut line| (line.next() == dir.to_str()).then(|| line.nth(1)));
+        let options = options.flatten().unwrap();
+        options.split(',').filter(|word| known.contains(word)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn read_only_waits_for_files_that_are_open_for_writing_and_the_rest_does_not() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not tested: only root may mount");
+            return;
+        }
+        // To the kernel's flags one file system is like another.
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().canonicalize().unwrap();
+        rustix::mount::mount("none", &dir, "tmpfs", MountFlags::empty(), None).unwrap();
+        let device = mount_table::mounted_at(&dir).unwrap().map(|entry| entry.device);
+        let mounted = Mounted { dir: dir.clone(), device, turn: Mutex::new(()) };
+        let open = std::fs::File::create(dir.join("f")).unwrap();
+        let narrow = v1::Flags { ro: true, no_exec: true, ..v1::Flags::default() };
+        assert_eq!(mounted.remount(&narrow).unwrap(), Remounted::Busy);
+        assert_eq!(shown(&dir), ["rw", "noexec", "relatime"]);
+        drop(open);
+        assert_eq!(mounted.remount(&narrow).unwrap(), Remounted::InForce);
+        assert_eq!(shown(&dir), ["ro", "noexec", "relatime"]);
+        mounted.unmount().unwrap();
     }
 
     #[test]
@@ -337,11 +361,6 @@ mod tests {
         };
         // Nobody serves it: nothing here may ask.
         let (mounted, _device) = Mounted::mount(&settings).unwrap();
-        let words = |options: &str| -> Vec<String> {
-            let known = ["ro", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime"];
-            let words = options.split(',').filter(|word| known.contains(word));
-            words.map(str::to_owned).collect()
-        };
         let narrow = v1::Flags { ro: true, no_exec: true, no_atime: true, ..settings.flags };
         for (flags, expected) in [
             (narrow, ["ro", "noexec", "noatime"].as_slice()),
@@ -352,7 +371,7 @@ mod tests {
             (settings.flags, &["rw", "relatime"]),
         ] {
             assert_eq!(mounted.remount(&flags).unwrap(), Remounted::InForce);
-            assert_eq!(words(&shown(mounted.dir()).unwrap()), expected, "{flags:?}");
+            assert_eq!(shown(mounted.dir()), expected, "{flags:?}");
         }
         mounted.unmount().unwrap();
         assert!(!mounted.is_mounted());

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flexfs_common::ids::ObjectId;
+use flexfs_common::ids::{ObjectId, SessionId, VolumeId};
 use http::Request;
 use tower::ServiceExt;
 
@@ -13,7 +13,7 @@ struct Looks {
 }
 
 impl Transfers for Looks {
-    fn admit(&self, _volume: VolumeId, _session: SessionId) -> Result<Arc<DirectoryStore>> {
+    fn admit(&self, _claims: &Claims) -> Result<Arc<DirectoryStore>> {
         let took = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         took.map_err(|_| Error::bare(Code::TokenRevoked))?;
         Ok(Arc::clone(&self.store))

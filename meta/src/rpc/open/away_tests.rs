@@ -2,6 +2,7 @@
 
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_auth::token::Token;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::SecretId;
 use flexfs_common::name::SubtreePath;
 use flexfs_common::status;
@@ -40,6 +41,8 @@ fn remember(bench: &Bench, token: &Token) {
         flags: v1::Flags { no_exec: true, ..v1::Flags::default() },
         point: FeedPoint { epoch: 0, revision: 0 },
         ends: None,
+        asked: BootTime::now(),
+        idle: None,
     };
     let peer = "127.0.0.1".parse().unwrap();
     bench.service.grants.remember(token, peer, &verdict, Stamp::now()).unwrap();
@@ -112,7 +115,7 @@ async fn each_call_wants_its_own_kind_of_token() {
     let error = bare.clone().open_session(request("home")).await.unwrap_err();
     assert_eq!(status::from_status(&error, Code::Internal).code(), Code::TokenMissing);
     let volume = Token::generate(TokenKind::Volume).unwrap();
-    let own = bench.service.own_token.clone();
+    let own = bench.service.own.token();
     for (token, expected) in
         [(&volume, Some(Code::TokenWrongKind)), (&meta, Some(Code::TokenUnknown)), (&own, None)]
     {

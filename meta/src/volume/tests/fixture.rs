@@ -138,6 +138,13 @@ pub(super) fn new_session(scope: &str, token_flags: v1::Flags) -> NewSession {
         scope: scope.parse().unwrap(),
         token_flags,
         requested: v1::Flags::default(),
+        honours: v1::Flags {
+            no_exec: true,
+            no_suid: true,
+            no_dev: true,
+            no_atime: true,
+            ..Default::default()
+        },
         recalls: false,
         host_name: "host".to_owned(),
         dir: "/mnt".to_owned(),

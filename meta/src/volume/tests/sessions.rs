@@ -367,9 +367,11 @@ fn flags_that_conflict_refuse_or_cut() {
         let free = fixture.client();
         let mut settings = fixture.volume.settings();
         settings.flags.uid = Some(2);
-        fixture.volume.update_settings(settings).unwrap();
+        let reflagged = fixture.volume.update_settings(settings).unwrap();
+        assert_eq!(reflagged.cut, [(pinned.id, Code::FlagConflict)]);
+        assert_eq!(reflagged.changed, [free.id]);
         assert_eq!(pinned.getattr(&pinned.root).unwrap_err(), Code::FlagConflict);
-        assert_eq!(fixture.volume.tick().unwrap(), [pinned.id]);
+        assert_eq!(fixture.volume.tick().unwrap(), []);
         free.getattr(&free.root).unwrap();
         let refused = new_session("/", v1::Flags { uid: Some(1), ..Default::default() });
         let refused = fixture.volume.open_session(refused).unwrap_err();
