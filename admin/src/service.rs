@@ -28,6 +28,7 @@ pub mod describe;
 mod find;
 mod input;
 pub mod methods;
+pub mod metrics;
 mod mint;
 mod purge;
 pub mod revoke;
@@ -197,13 +198,14 @@ pub struct Service {
     verify: Arc<Verify>,
     ca: Arc<Ca>,
     registry: Arc<Registry>,
+    counted: metrics::Counted,
 }
 
 impl Service {
     /// Over these parts.
     #[must_use]
     pub fn new(store: Store, verify: Arc<Verify>, ca: Arc<Ca>, registry: Arc<Registry>) -> Service {
-        Service { store, verify, ca, registry }
+        Service { store, verify, ca, registry, counted: metrics::Counted::default() }
     }
 
     /// Looks whether a request was answered before, by its id.

@@ -315,7 +315,7 @@ async fn block_store_of(sql: &mut dyn Sql, volume: &Volume) -> Result<BlockStore
 }
 
 /// An address with or without a port; anything else is not known.
-fn peer_address(text: &str) -> Option<IpAddr> {
+pub(super) fn peer_address(text: &str) -> Option<IpAddr> {
     let with_port = text.parse::<SocketAddr>().map(|address| address.ip());
     with_port.or_else(|_| text.parse()).ok().map(|ip: IpAddr| ip.to_canonical())
 }

@@ -6,6 +6,7 @@ use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Result, wire};
 use flexfs_proto::v1;
 
+use super::authority::peer_address;
 use super::{Caller, Service, hidden};
 use crate::model::{LiveSession, MetaServer};
 use crate::page::Page;
@@ -96,7 +97,8 @@ fn parse(server: &MetaServer, session: &v1::LiveSession) -> Result<LiveSession> 
         mount_path: session.mount_path.clone(),
         host: short(&session.host_name),
         dir: short(&session.dir),
-        address: short(&session.peer_address),
+        // As uses have it: without the port, or one host looks like many.
+        address: peer_address(&session.peer_address).map_or_else(String::new, |ip| ip.to_string()),
         opened_at: match &session.opened_at {
             Some(at) => wire::timestamp_from_wire(at)?,
             None => super::mint::now(),

@@ -1,12 +1,12 @@
 //! Live mounts, as the metadata servers report them.
 
 use flexfs_common::Result;
-use flexfs_common::ids::{ServerId, SessionId};
+use flexfs_common::ids::{AccountId, ServerId, SessionId};
 use flexfs_common::name::StoreId;
 use jiff::Timestamp;
 
 use super::volumes::Visible;
-use super::{Cells, Row, Sql, Value};
+use super::{Cells, Row, Sql, Value, first};
 use crate::model::LiveSession;
 use crate::page::Page;
 
@@ -116,6 +116,21 @@ pub async fn note_used(sql: &mut dyn Sql, server: ServerId, now: Timestamp) -> R
     )
     .await
     .map(drop)
+}
+
+/// How many there are, of an account or of all.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn count(sql: &mut dyn Sql, account: Option<AccountId>) -> Result<u64> {
+    let row = first(
+        sql,
+        "SELECT COUNT(*) FROM sessions s JOIN volumes v ON v.id = s.volume_id
+         WHERE $1 = '' OR v.account_id = $1",
+        vec![Value::text(account.map(|id| id.to_string()).unwrap_or_default())],
+    )
+    .await?;
+    row.map_or(Ok(0), |row| row.cells().number())
 }
 
 /// A page of what the caller may see, each with its volume's name.

@@ -65,6 +65,7 @@ pub async fn watch_time(service: Arc<Service>) {
         if written.elapsed() >= CHECKPOINT {
             written = tokio::time::Instant::now();
             checkpoint(&service);
+            block(|| service.forget_unused_ends());
         }
     }
     checkpoint(&service);
