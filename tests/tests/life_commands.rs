@@ -16,6 +16,7 @@ use std::time::Duration;
 use flexfs_tests::cluster::{Cluster, Token};
 use flexfs_tests::process::Run;
 use flexfs_tests::wait::{wait_for, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// For what servers report to each other within seconds.
@@ -388,4 +389,35 @@ fn narrowed_flags_and_a_rotation_reach_a_live_mount() {
     assert_eq!(fs::read(mount.path("f")).unwrap(), b"x");
     cluster.configure(&["rotation", "finish", &token.id, "--force"]).ok();
     assert_eq!(fs::read(mount.path("f")).unwrap(), b"x");
+}
+
+#[test]
+fn servers_that_do_not_answer_are_named_and_the_change_stands() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("work");
+    let mount = cluster.mount("work", &token);
+    cluster.signal_meta(Signal::STOP);
+    let rotate = ["rotate", "volume-token", &token.id, "--emergency", "--wait=2s"];
+    let run = cluster.configure(&rotate);
+    assert!(run.fails(7, "REVOKE_LAGGARDS").contains("the rotation stands"), "{}", run.stderr);
+    // The token is handed out all the same.
+    assert!(is_token(&run.stdout, "flxv_"), "{}", run.stdout);
+    cluster.secrets().add(run.stdout.trim_end());
+    let disable = ["disable", "volume-token", &token.id, "--wait=2s", "-o", "json"];
+    let run = cluster.configure(&disable);
+    run.fails(7, "REVOKE_LAGGARDS");
+    let said: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(said["metas"][0]["acknowledged"], false);
+    let revoke = ["revoke", "--volumeID", "work", "--all", "--wait=2s"];
+    let run = cluster.configure(&revoke);
+    run.fails(7, "REVOKE_LAGGARDS");
+    assert!(run.stdout.contains(&token.id), "{}", run.stdout);
+    cluster.signal_meta(Signal::CONT);
+    drop(mount);
+    cluster.kill9_meta();
+    wait_until("the doctor to miss the server", REPORTED, || {
+        let run = cluster.configure(&["doctor", "-o", "json"]);
+        let doctor = serde_json::from_str::<Value>(&run.stdout).unwrap();
+        run.code == 1 && check(&doctor, "metas")["ok"] == false
+    });
 }

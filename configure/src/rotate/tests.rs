@@ -1,3 +1,4 @@
+use super::own::is_uncertain;
 use super::*;
 
 fn arguments(emergency: bool) -> Arguments {
