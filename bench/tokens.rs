@@ -292,7 +292,9 @@ async fn hot(args: &Args, admin: &Peer, root: &Token, port: u16) {
     for _ in 0..ROUNDS {
         let bare = load(&echo, root, seconds).await;
         let hot = load(admin, root, seconds).await;
-        (ours.push(hot), theirs.push(bare), ratios.push(hot / bare));
+        ours.push(hot);
+        theirs.push(bare);
+        ratios.push(hot / bare);
     }
     println!(
         "hot verifications {:.0}/s, bare echo {:.0}/s, ratio {:.3}",

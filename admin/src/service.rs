@@ -8,7 +8,7 @@ use std::sync::Arc;
 use flexfs_auth::policy::{Action, Permit, Resource, authorize};
 use flexfs_auth::principal::{Principal, Role};
 use flexfs_auth::token::TokenKind;
-use flexfs_common::ids::{AccountId, TokenId};
+use flexfs_common::ids::{AccountId, TokenId, VolumeId};
 use flexfs_common::{Code, Error, Result};
 
 use crate::audit::{Entry, OK, Request, Who};
@@ -41,6 +41,9 @@ pub mod update;
 pub mod volumes;
 
 use methods::{Method, Rule};
+
+/// Volumes kept in memory for validations.
+const PLACED_MAX: usize = 16_384;
 
 /// A verified caller of one method.
 #[derive(Clone, Debug)]
@@ -192,20 +195,34 @@ fn hidden(error: Error, missing: Code) -> Error {
 }
 
 /// The service layer.
-#[derive(Debug)]
 pub struct Service {
     store: Store,
     verify: Arc<Verify>,
     ca: Arc<Ca>,
     registry: Arc<Registry>,
     counted: metrics::Counted,
+    /// Volumes as metadata servers need them, and when they were read.
+    placed: quick_cache::sync::Cache<VolumeId, (Arc<authority::Placed>, u64)>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Service({:?})", self.store)
+    }
 }
 
 impl Service {
     /// Over these parts.
     #[must_use]
     pub fn new(store: Store, verify: Arc<Verify>, ca: Arc<Ca>, registry: Arc<Registry>) -> Service {
-        Service { store, verify, ca, registry, counted: metrics::Counted::default() }
+        Service {
+            store,
+            verify,
+            ca,
+            registry,
+            counted: metrics::Counted::default(),
+            placed: quick_cache::sync::Cache::new(PLACED_MAX),
+        }
     }
 
     /// Looks whether a request was answered before, by its id.

@@ -160,6 +160,9 @@ impl Applied {
             if let Some(id) = row.change.account {
                 self.touch(&id, row.revision);
             }
+            if let Some(id) = &row.change.block_store {
+                self.touch(id, row.revision);
+            }
         }
         if let Some(last) = rows.last() {
             self.latest.send_if_modified(|latest| {
