@@ -9,7 +9,7 @@ use flexfs_auth::policy::{Action, Permit, Resource, authorize};
 use flexfs_auth::principal::{Principal, Role};
 use flexfs_auth::token::TokenKind;
 use flexfs_common::ids::{AccountId, TokenId, VolumeId};
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Error, Result, clock};
 
 use crate::audit::{Entry, OK, Request, Who};
 use crate::ca::Ca;
@@ -17,8 +17,8 @@ use crate::feed::Registry;
 use crate::model::Grant;
 use crate::store::requests::{self, Done};
 use crate::store::volumes::Visible;
-use crate::store::{Store, accounts as stored_accounts};
-use crate::verify::{Verified, Verify};
+use crate::store::{Store, Tx, accounts as stored_accounts};
+use crate::verify::{Verified, Verify, refusal};
 
 pub mod accounts;
 pub mod authority;
@@ -239,6 +239,20 @@ impl Service {
         }
         caller.done = done;
         Ok(())
+    }
+
+    /// Begins a change of a caller whose right still stands: between the door
+    /// and here lies the line before argon2, and what was ended meanwhile must
+    /// not commit anything.
+    pub(super) async fn begin_for(&self, caller: &Caller) -> Result<Tx> {
+        let mut tx = self.store.begin().await?;
+        let standing = self.verify.standing(tx.sql(), caller.token_id()).await?;
+        let standing = standing.ok_or(Code::TokenUnknown)?;
+        let now = clock::wall_now();
+        match refusal(&standing, caller.verified.secret_id, now, caller.source) {
+            Some(code) => Err(code.into()),
+            None => Ok(tx),
+        }
     }
 
     /// A revision as the caller may know it: tenants are told how many changes

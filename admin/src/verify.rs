@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
-use flexfs_common::ids::{SecretId, TokenId};
+use flexfs_common::ids::{AccountId, SecretId, TokenId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Kind, Result, clock};
 use jiff::Timestamp;
@@ -132,12 +132,13 @@ impl Verify {
         })
     }
 
-    /// Derives what is stored for a new token.
+    /// Derives what is stored for a new secret that somebody of this account
+    /// (`None` = this server itself) asked for.
     ///
     /// # Errors
     /// `RATE_LIMITED` when too many wait for the pool, `INTERNAL`.
-    pub async fn derive(&self, token: &Token) -> Result<Verifier> {
-        self.hashing.derive(token, &self.pepper).await
+    pub async fn derive(&self, account: Option<AccountId>, token: &Token) -> Result<Verifier> {
+        self.hashing.derive(account, token, &self.pepper).await
     }
 
     /// Is this the secret behind these verifiers? For repeated creations.

@@ -18,6 +18,7 @@ UPDATE tokens SET rotated_at = created_at;
 -- For the purge of what ended long ago.
 CREATE INDEX tokens_revoked ON tokens (revoked_at) WHERE revoked_at IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tokens_expires ON tokens (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tokens_idle ON tokens (id) WHERE idle_seconds > 0 AND deleted_at IS NULL;
 
 ALTER TABLE token_secrets ADD COLUMN last4 TEXT COLLATE "C" NOT NULL DEFAULT '';
 ALTER TABLE token_secrets ADD COLUMN last_used_at BIGINT;
@@ -59,7 +60,9 @@ CREATE TABLE sessions (
     host TEXT COLLATE "C" NOT NULL,
     dir TEXT COLLATE "C" NOT NULL,
     address TEXT COLLATE "C" NOT NULL,
-    opened_at BIGINT NOT NULL
+    opened_at BIGINT NOT NULL,
+    -- Known from before a subscription whose report is not yet complete.
+    stale BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX sessions_server ON sessions (server_id);
 CREATE INDEX sessions_token ON sessions (token_id);

@@ -103,7 +103,7 @@ impl Service {
         if request.certificate_request.len() > REQUEST_MAX_LEN {
             return Err(bad("the certificate request is too long"));
         }
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let meta_store = metas::by_id(tx.sql(), &store_id).await?.ok_or(Code::MetaStoreNotFound)?;
         let known = metas::server(tx.sql(), id).await?;
         match &known {

@@ -81,8 +81,8 @@ impl Service {
         if token.id() != id {
             return Err(bad("the new secret is not one for this claim code: the ids differ"));
         }
-        let minted = self.derive(token).await?;
-        let mut tx = self.store.begin().await?;
+        let minted = self.derive(caller, token).await?;
+        let mut tx = self.begin_for(caller).await?;
         // Read again: somebody else may have been faster, or have revoked it.
         let now = mint::now();
         let record = tokens::by_id(tx.sql(), id).await?.ok_or(Code::TokenNotFound)?;

@@ -35,17 +35,20 @@ type Lately = (Instant, Arc<Metrics>);
 
 /// Numbers that were counted lately, by account (`None` = all).
 #[derive(Debug, Default)]
-pub(super) struct Counted(Mutex<HashMap<Option<AccountId>, Lately>>);
+pub(super) struct Counted {
+    lately: Mutex<HashMap<Option<AccountId>, Lately>>,
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl Counted {
     fn get(&self, account: Option<AccountId>) -> Option<Arc<Metrics>> {
-        let counted = self.0.lock();
+        let counted = self.lately.lock();
         let (at, metrics) = counted.get(&account)?;
         (at.elapsed() < KEPT).then(|| Arc::clone(metrics))
     }
 
     fn put(&self, account: Option<AccountId>, metrics: &Arc<Metrics>) {
-        let mut counted = self.0.lock();
+        let mut counted = self.lately.lock();
         if counted.len() >= ACCOUNTS_MAX {
             counted.clear();
         }
@@ -64,6 +67,11 @@ impl Service {
             caller.permit(Resource::Account(caller.account_id()))?;
             Some(caller.account_id())
         };
+        if let Some(metrics) = self.counted.get(account) {
+            return Ok(metrics);
+        }
+        // One at a time: each reads many rows.
+        let _turn = self.counted.turn.lock().await;
         if let Some(metrics) = self.counted.get(account) {
             return Ok(metrics);
         }

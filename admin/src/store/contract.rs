@@ -5,10 +5,9 @@ use std::sync::Arc;
 use flexfs_auth::principal::Role;
 use flexfs_auth::token::TokenKind;
 use flexfs_auth::verifier::Verifier;
-use flexfs_common::ids::{AccountId, ServerId, TokenId, VolumeId};
-use flexfs_common::name::StoreId;
-use flexfs_common::{Code, clock};
-use flexfs_proto::v1::{self, FeedKind};
+use flexfs_common::Code;
+use flexfs_common::ids::{ServerId, TokenId, VolumeId};
+use flexfs_proto::v1::FeedKind;
 use jiff::Timestamp;
 
 use super::changes::Change;
@@ -16,13 +15,10 @@ use super::secrets::Uses;
 use super::testing::TestDatabase;
 use super::volumes::Visible;
 use super::{
-    Kind, Sql, Store, Tx, Value, accounts, audit, blocks, ending, feed, metas, secrets, tokens,
-    volumes,
+    Kind, Sql, Store, Value, accounts, audit, blocks, ending, feed, metas, secrets, tokens, volumes,
 };
-use crate::audit::{Entry, OK, Who};
 use crate::model::{
-    Account, AccountState, BlockStore, BlockStoreKind, Compression, Grant, MetaServer, MetaStore,
-    Rights, SecretRecord, StoreState, TokenRecord, Used, Volume, VolumeState,
+    AccountState, Grant, MetaServer, SecretRecord, TokenRecord, Volume, VolumeState,
 };
 use crate::page::Page;
 

@@ -77,11 +77,11 @@ impl Secret {
 #[derive(Clone, Debug)]
 struct Known {
     kind: TokenKind,
-    made: u64,
     ends: Option<u64>,
     idle: u64,
     begins: Option<u64>,
     used: Option<u64>,
+    rotated: u64,
     revoked: bool,
     disabled: bool,
     deleted: bool,
@@ -90,7 +90,7 @@ struct Known {
 
 impl Known {
     fn expired(&self, now: u64) -> bool {
-        let begin = self.begins.unwrap_or(0).max(self.made);
+        let begin = self.begins.unwrap_or(0).max(self.rotated);
         let since = self.used.unwrap_or(0).max(begin);
         self.ends.is_some_and(|end| end <= now) || (self.idle > 0 && since + self.idle <= now)
     }
@@ -212,11 +212,11 @@ impl World {
         let first = Secret { token, ends: None, retired: false, used: None, purged: false };
         self.known.push(Known {
             kind,
-            made: self.now,
             ends: ends.map(|end| self.now + end),
             idle: idle.unwrap_or(0),
             begins: begins.map(|begin| self.now + begin),
             used: None,
+            rotated: self.now,
             revoked: false,
             disabled: false,
             deleted: false,
@@ -263,6 +263,7 @@ impl World {
             }
             let secret = Secret { token, ends: None, retired: false, used: None, purged: false };
             known.secrets.push(secret);
+            known.rotated = now;
         }
     }
 

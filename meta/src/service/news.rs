@@ -149,7 +149,7 @@ fn split(mut opened: Vec<v1::LiveSession>, mut closed: Vec<Vec<u8>>) -> Vec<v1::
             opened.split_off(opened.len().min(PER_REPORT)),
             closed.split_off(closed.len().min(PER_REPORT)),
         );
-        reports.push(v1::SessionReport { all: false, opened, closed });
+        reports.push(v1::SessionReport { all: false, opened, closed, more: false });
         (opened, closed) = rest;
     }
     reports

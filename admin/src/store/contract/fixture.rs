@@ -1,6 +1,5 @@
 //! Things to put into a store.
 
-use flexfs_auth::token::Token;
 use flexfs_common::clock;
 use flexfs_common::ids::{AccountId, TokenId, VolumeId};
 use flexfs_common::name::StoreId;

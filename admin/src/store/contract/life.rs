@@ -142,14 +142,26 @@ async fn sessions_are_their_servers_and_count_as_use(db: TestDatabase) {
     let hosts = secrets::hosts(tx.sql(), key.id).await.unwrap();
     assert_eq!((hosts.len(), hosts[0].sessions), (1, 1));
     // Authenticated again: the same session, another secret.
-    let moved = LiveSession { secret_id: SecretId::random(), ..mine.clone() };
+    let other = secret(tx.sql(), record.id, later(1)).await;
+    let moved = LiveSession { secret_id: other.id, ..mine.clone() };
     sessions::put(tx.sql(), &here.meta_store, &moved).await.unwrap();
     assert!(secrets::hosts(tx.sql(), key.id).await.unwrap().is_empty());
     let at = later(30);
     sessions::note_used(tx.sql(), here.id, at).await.unwrap();
     let used = tokens::by_id(tx.sql(), record.id).await.unwrap().unwrap().used;
     assert_eq!((used.last_at, used.count), (Some(at), 0));
-    sessions::clear(tx.sql(), here.id).await.unwrap();
+    // A secret that is not the token's is not noted.
+    let foreign = LiveSession { id: SessionId::random(), secret_id: SecretId::random(), ..mine };
+    sessions::put(tx.sql(), &here.meta_store, &foreign).await.unwrap();
+    assert_eq!(sessions::count(tx.sql(), None).await.unwrap(), 1);
+    // A report of all: what it names stays, the others go at its end.
+    sessions::mark_stale(tx.sql(), here.id).await.unwrap();
+    assert_eq!(sessions::count_of(tx.sql(), here.id).await.unwrap(), 1);
+    sessions::put(tx.sql(), &here.meta_store, &moved).await.unwrap();
+    sessions::remove_stale(tx.sql(), here.id).await.unwrap();
+    assert_eq!(sessions::count(tx.sql(), None).await.unwrap(), 1);
+    sessions::mark_stale(tx.sql(), here.id).await.unwrap();
+    sessions::remove_stale(tx.sql(), here.id).await.unwrap();
     assert_eq!(sessions::count(tx.sql(), None).await.unwrap(), 0);
 }
 
@@ -208,7 +220,12 @@ async fn filters_find_what_they_name(db: TestDatabase) {
         change(record)
     };
     let expiring = make(|r| TokenRecord { expires_at: Some(later(60)), ..r });
-    let idle = make(|r| TokenRecord { idle_seconds: 60, created_at: later(-61), ..r });
+    let idle = make(|r| TokenRecord {
+        idle_seconds: 60,
+        created_at: later(-61),
+        rotated_at: later(-61),
+        ..r
+    });
     let old = make(|r| TokenRecord { created_at: later(-900), rotated_at: later(-900), ..r });
     for record in [&expiring, &idle, &old] {
         tokens::insert(tx.sql(), record).await.unwrap();
