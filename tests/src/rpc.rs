@@ -1,15 +1,18 @@
 //! Calls of gRPC with any token, as a program makes them: faster and finer
 //! than a command.
 
+use std::path::Path;
+
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_auth::creds::Credentials;
 use flexfs_auth::token::{Token as Secret, TokenKind};
 use flexfs_common::tls::{self, Peer, Trust};
-use flexfs_common::{Code, Result, status};
+use flexfs_common::{Code, Result, protocol, status};
 use flexfs_proto::v1;
 use flexfs_proto::v1::admin_service_client::AdminServiceClient;
 use flexfs_proto::v1::authority_service_client::AuthorityServiceClient;
 use flexfs_proto::v1::meta_control_service_client::MetaControlServiceClient;
+use flexfs_proto::v1::meta_service_client::MetaServiceClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
@@ -35,7 +38,7 @@ pub fn secret(token: &Token) -> Secret {
 /// # Panics
 /// When it holds none.
 #[must_use]
-pub fn secret_in(creds: &std::path::Path, kind: TokenKind) -> Secret {
+pub fn secret_in(creds: &Path, kind: TokenKind) -> Secret {
     Credentials::read(creds).and_then(|creds| creds.token(kind)).expect("credentials")
 }
 
@@ -46,7 +49,17 @@ impl Calls {
     /// When the cluster has no CA.
     #[must_use]
     pub fn to(cluster: &Cluster) -> Calls {
-        let peer = admin_peer(cluster, cluster.admin_address());
+        let peer = admin_peer(cluster);
+        Calls { channel: peer.channel().expect("an address") }
+    }
+
+    /// To another admin, proven by the CA in this file; within a runtime.
+    ///
+    /// # Panics
+    /// When there is no CA.
+    #[must_use]
+    pub fn elsewhere(ca: &Path, address: &str) -> Calls {
+        let peer = peer(ca, address);
         Calls { channel: peer.channel().expect("an address") }
     }
 
@@ -102,6 +115,18 @@ impl Calls {
         self.admin(by).rotate_token(request).await.map(drop).map_err(|e| refused(&e))
     }
 
+    /// RedeemClaim, with a new secret for the volume's token: its id.
+    ///
+    /// # Errors
+    /// What admin says.
+    pub async fn redeem(&self, code: &Secret) -> Result<String> {
+        let token = Secret::generate_for(TokenKind::Volume, code.id())?;
+        let request =
+            v1::RedeemClaimRequest { kind: "volume".to_owned(), token: Some(token.to_wire()) };
+        let call = self.admin(code).redeem_claim(request).await;
+        call.map(|reply| reply.into_inner().id).map_err(|e| refused(&e))
+    }
+
     /// FinishRotation of a volume's token, by force.
     ///
     /// # Errors
@@ -136,7 +161,7 @@ impl Feed {
             address: cluster.meta_address().to_owned(),
             name: tls::meta_name(server.expect("a server's id")),
             unreachable: Code::MetaUnreachable,
-            ..admin_peer(cluster, cluster.admin_address())
+            ..admin_peer(cluster)
         };
         Feed { channel: peer.channel().expect("an address") }
     }
@@ -152,10 +177,33 @@ impl Feed {
         let call = client.status(v1::MetaStatusRequest {}).await;
         call.map(|reply| reply.into_inner().feed_state).map_err(|e| refused(&e))
     }
+
+    /// OpenSession with a token, whatever admin says of it: its id.
+    ///
+    /// # Errors
+    /// What meta says.
+    pub async fn open_session(&self, token: &Secret, volume: &str) -> Result<String> {
+        let bearer = BearerInterceptor::new(token);
+        let mut client = MetaServiceClient::with_interceptor(self.channel.clone(), bearer);
+        let request = v1::OpenSessionRequest {
+            volume: volume.to_owned(),
+            protocol_min: protocol::VERSION_MIN,
+            protocol_max: protocol::VERSION,
+            honours: ["noExec", "noSUID", "noDev", "noATime"].map(str::to_owned).to_vec(),
+            host_name: "asker".to_owned(),
+            ..v1::OpenSessionRequest::default()
+        };
+        let call = client.open_session(request).await;
+        call.map(|reply| reply.into_inner().token_id).map_err(|e| refused(&e))
+    }
 }
 
-fn admin_peer(cluster: &Cluster, address: &str) -> Peer {
-    let ca = std::fs::read_to_string(cluster.home().join("ssl/ca")).expect("ssl/ca");
+fn admin_peer(cluster: &Cluster) -> Peer {
+    peer(&cluster.home().join("ssl/ca"), cluster.admin_address())
+}
+
+fn peer(ca: &Path, address: &str) -> Peer {
+    let ca = std::fs::read_to_string(ca).expect("a CA");
     Peer {
         address: address.to_owned(),
         name: tls::ADMIN_NAME.to_owned(),

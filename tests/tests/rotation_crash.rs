@@ -8,7 +8,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking, their helpers too"
+    clippy::print_stderr,
+    reason = "tests fail by panicking and tell their seeds, their helpers too"
 )]
 
 use std::fs;
