@@ -166,7 +166,7 @@ fn round(dir: &Path, held: &File, number: u64, count: &AtomicU64) -> Result<(), 
         entry?;
     }
     called(3);
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         fs::remove_file(&name)?;
         held.sync_data()?;
         called(2);

@@ -268,12 +268,13 @@ fn configure_dies_while_it_rotates_its_own_token() {
     let rounds = rounds(24, 300);
     for number in 0..rounds {
         let before = secret_in(&creds, TokenKind::Account);
-        let how: &[&str] = if number % 2 == 0 { &["--emergency"] } else { &["--overlap", "1h"] };
+        let how: &[&str] =
+            if number.is_multiple_of(2) { &["--emergency"] } else { &["--overlap", "1h"] };
         killed(&cluster, &[&["rotate", "account-token", &id], how].concat(), chance.below(span));
         let pending = cluster.home().join(format!("configure/.{id}.pending"));
         waited += u32::from(pending.exists());
         // The command that finds out may die as well.
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             killed(&cluster, &["whoami"], chance.below(span));
         }
         let who = cluster.configure(&["whoami", "-o", "id"]);
@@ -372,7 +373,7 @@ fn a_mount_dies_while_it_takes_up_a_new_secret() {
     let mut following = Following::start(&cluster);
     for number in 0..rounds(6, 60) {
         // Every other time in the midst of it: admin does not answer.
-        let stop_admin = number % 2 == 0;
+        let stop_admin = number.is_multiple_of(2);
         following.rotate(&cluster, stop_admin);
         pass(chance.below(Duration::from_millis(200)));
         following.mount.kill9();
@@ -401,7 +402,7 @@ fn meta_dies_while_a_mount_takes_up_a_new_secret() {
     let following = Following::start(&cluster);
     let session = following.mount.status()["sessionID"].clone();
     for number in 0..rounds(6, 60) {
-        let stop_admin = number % 2 == 0;
+        let stop_admin = number.is_multiple_of(2);
         following.rotate(&cluster, stop_admin);
         pass(chance.below(Duration::from_millis(200)));
         cluster.kill9_meta();
