@@ -371,7 +371,8 @@ fn a_mount_dies_while_it_takes_up_a_new_secret() {
     let cluster = Cluster::start();
     let mut chance = Chance::new("a mount dies");
     let mut following = Following::start(&cluster);
-    for number in 0..rounds(6, 60) {
+    // (What the dead one had is waited for: up to its lease each time.)
+    for number in 0..rounds(4, 40) {
         // Every other time in the midst of it: admin does not answer.
         let stop_admin = number.is_multiple_of(2);
         following.rotate(&cluster, stop_admin);
