@@ -410,6 +410,14 @@ impl Cluster {
         self.meta.as_ref().expect("meta runs").signal(signal);
     }
 
+    /// Sends admin a signal, such as STOP and CONT.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_admin(&self, signal: Signal) {
+        self.admin.as_ref().expect("admin runs").signal(signal);
+    }
+
     /// Ends meta with SIGTERM.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod raw;
+pub mod rpc;
 pub mod scan;
 pub mod wait;
 

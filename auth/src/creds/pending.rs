@@ -142,6 +142,7 @@ impl Pending {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(failed(e)),
         }
+        home::remove_left(&self.path);
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let dir = std::fs::File::open(dir.unwrap_or(Path::new(".")));
         dir.and_then(|dir| dir.sync_all()).map_err(failed)
