@@ -20,14 +20,6 @@ use super::harness::{
 use super::matrix::{World, methods};
 use crate::store::{Kind, Value, audit};
 
-/// Changes a row behind the server's back, and tells its caches nothing: only
-/// for tokens that were never used.
-async fn set(admin: &Running, sql: &'static str, id: impl ToString) {
-    let mut tx = admin.store.begin().await.unwrap();
-    assert_eq!(tx.sql().execute(sql, vec![Value::text(id)]).await.unwrap(), 1, "{sql}");
-    tx.commit_quietly().await.unwrap();
-}
-
 // ---- 11: what is empty or missing allows nothing ----------------------------
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,8 +190,9 @@ async fn names_and_ids_are_compared_whole() {
     }
     for (what, name) in [("account", tenant.id.clone()), ("store", "m1".to_owned())] {
         for spelling in spellings(&name) {
-            if spelling.eq_ignore_ascii_case(&name) && what == "account" {
-                // UUIDs have no case.
+            let is_short = name.starts_with(&spelling) || spelling.eq_ignore_ascii_case(&name);
+            if is_short && what == "account" {
+                // As with tokens; and UUIDs have no case.
                 continue;
             }
             let refused = match what {
@@ -426,6 +419,13 @@ async fn statements_in_every_text(kind: Kind) {
         let method = path.rsplit('/').next().unwrap().to_owned();
         let (_, message) = protocol.requests.iter().find(|(p, _)| *p == path).unwrap();
         for name in protocol.texts(message, "", 0).into_iter().map(|(name, _)| name) {
+            // Whatever it was renamed to must not be what is then asked for.
+            let name_again = v1::UpdateAccountRequest {
+                id: world.tenant.clone(),
+                name: Some("a".into()),
+                ..Default::default()
+            };
+            world.admin.system().update_account(name_again).await.unwrap();
             // One in turn per field on the slower database, all on the other.
             let things = world.things().await;
             let body = world.request(&method, &things, true);
@@ -451,7 +451,8 @@ async fn statements_in_every_text(kind: Kind) {
             }
         }
     }
-    assert!(asked > 1000 && accepted > 20, "{asked} asked, {accepted} accepted");
+    let (least, least_accepted) = if kind == Kind::Sqlite { (1000, 200) } else { (1000, 50) };
+    assert!(asked > least && accepted > least_accepted, "{asked} asked, {accepted} accepted");
     println!("{}: {asked} texts, {accepted} accepted as text", kind.name());
     // Nothing was dropped, deleted or opened.
     used(&world.admin, &bystander.owner).await.unwrap();
