@@ -2,8 +2,10 @@
 
 mod bootstrapping;
 mod creating;
+mod cve;
 mod feeding;
 mod harness;
+mod hostile;
 mod living;
 mod matrix;
 mod model;

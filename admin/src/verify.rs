@@ -377,6 +377,21 @@ impl Verify {
     pub const FLUSH_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 }
 
+/// What tests look at.
+#[cfg(test)]
+impl Verify {
+    pub(crate) fn hashing(&self) -> &Hashing {
+        &self.hashing
+    }
+
+    /// Entries: successes, failures, tokens being verified, sources of
+    /// failures, refusals not yet written.
+    pub(crate) fn kept(&self) -> [usize; 5] {
+        let [successes, failures, flights] = self.caches.kept();
+        [successes, failures, flights, self.failures.kept(), self.refused.kept()]
+    }
+}
+
 /// Does it belong to this meta store, if one is demanded?
 fn is_placed(standing: &Standing, store: Option<&StoreId>) -> bool {
     store.is_none() || standing.meta_store.as_ref() == store

@@ -1,6 +1,8 @@
 //! `authorization: Bearer <token>` (RFC 6750) on both sides of gRPC.
 
 use flexfs_common::{Code, Error, Result};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::token::Token;
@@ -40,12 +42,24 @@ impl tonic::service::Interceptor for BearerInterceptor {
 /// `TOKEN_MISSING` (absent; another scheme), `TOKEN_MALFORMED` (also when
 /// the header is there more than once: which one counts must never be open).
 pub fn token_of(metadata: &MetadataMap) -> Result<Token> {
-    let mut values = metadata.get_all("authorization").iter();
+    let values = metadata.get_all("authorization");
+    token_of_values(values.iter().map(MetadataValue::as_encoded_bytes))
+}
+
+/// As [`token_of`], where the request is one of HTTP.
+///
+/// # Errors
+/// As [`token_of`].
+pub fn token_of_headers(headers: &HeaderMap) -> Result<Token> {
+    token_of_values(headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes))
+}
+
+fn token_of_values<'v>(mut values: impl Iterator<Item = &'v [u8]>) -> Result<Token> {
     let value = values.next().ok_or(Code::TokenMissing)?;
     if values.next().is_some() {
         return Err(Error::new(Code::TokenMalformed, "more than one authorization header"));
     }
-    token_of_header(value.as_bytes())
+    token_of_header(value)
 }
 
 /// The token in the value of an HTTP `Authorization` header.

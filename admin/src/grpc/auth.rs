@@ -96,8 +96,7 @@ pub async fn caller(
     headers: &HeaderMap,
     source: Option<IpAddr>,
 ) -> Result<Caller> {
-    let header = headers.get(AUTHORIZATION).ok_or(Code::TokenMissing)?;
-    let token = bearer::token_of_header(header.as_bytes())?;
+    let token = bearer::token_of_headers(headers)?;
     let method = methods::find(path)
         .ok_or_else(|| Error::new(Code::Unsupported, "there is no such method"))?;
     if !method.kinds.contains(&token.kind()) {

@@ -86,6 +86,7 @@ impl Postgres {
 fn arguments(args: Vec<Value>) -> Result<PgArguments> {
     let mut out = PgArguments::default();
     for arg in args {
+        arg.check()?;
         let added = match arg {
             Value::Text(text) => out.add(text),
             Value::Int(number) => out.add(number),

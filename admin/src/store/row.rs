@@ -50,6 +50,20 @@ impl Value {
     pub fn bytes(value: &[u8]) -> Value {
         Value::Bytes(Some(value.to_vec()))
     }
+
+    /// Refuses text that one of the databases cannot keep (PostgreSQL takes no
+    /// NUL), on both alike: the caller's fault, not the database's.
+    ///
+    /// # Errors
+    /// `ARGUMENT_INVALID`.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Value::Text(Some(text)) if text.contains('\0') => {
+                Err(Error::new(Code::ArgumentInvalid, "a text holds the character NUL"))
+            }
+            Value::Text(_) | Value::Int(_) | Value::Bytes(_) => Ok(()),
+        }
+    }
 }
 
 impl From<&str> for Value {

@@ -81,6 +81,7 @@ fn make_private(path: &Path) -> Result<()> {
 fn arguments(args: Vec<Value>) -> Result<SqliteArguments> {
     let mut out = SqliteArguments::default();
     for arg in args {
+        arg.check()?;
         let added = match arg {
             Value::Text(text) => out.add(text),
             Value::Int(number) => out.add(number),

@@ -19,7 +19,7 @@ use crate::service::methods::METHODS;
 use crate::store::Kind;
 
 /// (service, method, answers with a stream) of both services.
-fn methods() -> Vec<(String, bool)> {
+pub(super) fn methods() -> Vec<(String, bool)> {
     let set = prost_types::FileDescriptorSet::decode(flexfs_proto::FILE_DESCRIPTOR_SET).unwrap();
     let mut methods = Vec::new();
     for file in set.file {
@@ -48,26 +48,26 @@ fn the_table_has_exactly_the_methods_there_are() {
 
 /// Things of tenant A that a method can act on, new for every cell, so that
 /// no cell depends on the one before.
-struct Things {
-    account: String,
-    volume: v1::Volume,
-    token: Token,
+pub(super) struct Things {
+    pub(super) account: String,
+    pub(super) volume: v1::Volume,
+    pub(super) token: Token,
     account_token: Token,
     /// Unredeemed, of the volume.
-    claim: Token,
+    pub(super) claim: Token,
     store: String,
-    server: ServerId,
+    pub(super) server: ServerId,
 }
 
-struct World {
-    admin: Running,
-    tenant: String,
-    owner: Token,
-    count: std::cell::Cell<u32>,
+pub(super) struct World {
+    pub(super) admin: Running,
+    pub(super) tenant: String,
+    pub(super) owner: Token,
+    pub(super) count: std::cell::Cell<u32>,
 }
 
 impl World {
-    async fn things(&self) -> Things {
+    pub(super) async fn things(&self) -> Things {
         let n = self.count.get();
         self.count.set(n + 1);
         let mut owner = self.admin.client(&self.owner);
@@ -84,7 +84,7 @@ impl World {
 
     /// A request that would succeed for whoever may do this. `foreign` names
     /// tenant A's things from outside.
-    fn request(&self, method: &str, things: &Things, foreign: bool) -> Vec<u8> {
+    pub(super) fn request(&self, method: &str, things: &Things, foreign: bool) -> Vec<u8> {
         let account_id = if foreign { self.tenant.clone() } else { String::new() };
         let get = |id: &str| v1::GetRequest { id: id.into(), account_id: account_id.clone() };
         let delete = |id: &str| v1::DeleteRequest { id: id.into(), account_id: account_id.clone() };
@@ -249,7 +249,13 @@ impl World {
         }
     }
 
-    async fn call(&self, path: &str, streams: bool, token: Option<&str>, body: Vec<u8>) -> String {
+    pub(super) async fn call(
+        &self,
+        path: &str,
+        streams: bool,
+        token: Option<&str>,
+        body: Vec<u8>,
+    ) -> String {
         let mut grpc = tonic::client::Grpc::new(self.admin.peer.channel().unwrap());
         grpc.ready().await.unwrap();
         let path: PathAndQuery = path.parse().unwrap();

@@ -104,6 +104,12 @@ impl Caches {
         self.failures.insert(key, Failure { at: Instant::now(), revision });
     }
 
+    /// Entries: successes, failures, flights.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> [usize; 3] {
+        [self.successes.len(), self.failures.len(), self.flights.lock().len()]
+    }
+
     pub(super) fn flight(&self, key: &Key) -> Flight {
         let mutex = Arc::clone(self.flights.lock().entry(*key).or_default());
         Flight { key: *key, mutex: Some(mutex), flights: Arc::clone(&self.flights) }

@@ -30,6 +30,11 @@ impl FailureLimiter {
         FailureLimiter(quick_cache::sync::Cache::new(SOURCES))
     }
 
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.0.len()
+    }
+
     /// Counts one failure; false when the source had too many.
     pub(super) fn admit(&self, from: Option<IpAddr>) -> bool {
         self.admit_at(from, Instant::now())

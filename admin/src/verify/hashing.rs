@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
@@ -27,6 +28,8 @@ pub struct Hashing {
     line: Semaphore,
     // How many of each account stand in the line or work.
     accounts: Arc<Mutex<HashMap<AccountId, usize>>>,
+    // How often argon2id was asked for, since the start.
+    runs: AtomicU64,
 }
 
 /// A place of an account in the line.
@@ -57,7 +60,14 @@ impl Hashing {
             cores: Arc::new(Semaphore::new(cores)),
             line: Semaphore::new(LINE_MAX + cores),
             accounts: Arc::default(),
+            runs: AtomicU64::new(0),
         }
+    }
+
+    /// How often argon2id was asked for, since the start.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
     }
 
     async fn run<T: Send + 'static>(
@@ -65,6 +75,7 @@ impl Hashing {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _place = self.line.try_acquire().map_err(|_| Error::bare(Code::RateLimited))?;
+        self.runs.fetch_add(1, Ordering::Relaxed);
         let closed = |_| Error::bare(Code::Internal);
         let core = Arc::clone(&self.cores).acquire_owned().await.map_err(closed)?;
         // The core stays taken until the work ends, also when the caller has
@@ -117,6 +128,17 @@ impl Hashing {
         let _place = self.place(account)?;
         let (token, verifier) = (token.clone(), verifier.clone());
         self.run(move || verifier.phc_matches(&token)).await
+    }
+}
+
+/// For tests of what happens while the slow step lasts.
+#[cfg(test)]
+impl Hashing {
+    /// Takes every core: whoever comes to the slow step waits before it.
+    pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let all = u32::try_from(all).unwrap();
+        Arc::clone(&self.cores).acquire_many_owned(all).await.unwrap()
     }
 }
 

@@ -46,6 +46,11 @@ impl Refused {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().rows.len()
+    }
+
     /// Writes what was counted; on failure it is lost but for the log here.
     pub(super) async fn flush(&self, store: &Store) -> Result<()> {
         let counted = std::mem::take(&mut *self.0.lock());
