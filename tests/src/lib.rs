@@ -12,10 +12,12 @@
 
 pub mod cluster;
 pub mod files;
+pub mod meta;
 pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod scan;
 pub mod wait;
