@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod files;
+pub mod live;
 pub mod meta;
 pub mod mount;
 pub mod ports;

@@ -18,16 +18,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flexfs_auth::token::{Token as Secret, TokenKind};
-use flexfs_common::{Code, Result, clock, wire};
-use flexfs_proto::v1::op::Body;
+use flexfs_common::{Code, clock, wire};
 use flexfs_proto::v1::{
-    CreateVolumeTokenRequest, DeleteRequest, DisableAccountRequest, DisableTokenRequest, FileKind,
-    FinishRotationRequest, GetAttr, RevokeTokenRequest, RotateTokenRequest, TextList, Timestamp,
-    UpdateTokenRequest,
+    CreateVolumeTokenRequest, DeleteRequest, DisableAccountRequest, DisableTokenRequest,
+    FinishRotationRequest, RotateTokenRequest, TextList, Timestamp, UpdateTokenRequest,
 };
 use flexfs_tests::cluster::{Cluster, Token};
+use flexfs_tests::live::{Live, keep, revocation, token, token_with};
 use flexfs_tests::meta::{Meta, Options};
-use flexfs_tests::raw::{Admin, RawConnection, RawSession, block_on, system};
+use flexfs_tests::raw::{Admin, block_on, system};
 use flexfs_tests::{Mount, within};
 use rustix::io::Errno;
 use tokio::sync::watch;
@@ -45,11 +44,11 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What p99 may be: P1's 100 ms, for a release build on a quiet machine, when
-/// `FLEXFS_TEST_CUT_MILLIS=100` says that it is one.
+/// What p99 may be: P1's 100 ms, unless `FLEXFS_TEST_CUT_MILLIS` says something
+/// else.
 fn bound() -> Duration {
     let given = std::env::var("FLEXFS_TEST_CUT_MILLIS").ok();
-    Duration::from_millis(given.map_or(250, |millis| millis.parse().expect("milliseconds")))
+    Duration::from_millis(given.map_or(100, |millis| millis.parse().expect("milliseconds")))
 }
 
 fn quantile(sorted: &[Duration], percent: usize) -> Duration {
@@ -68,51 +67,27 @@ fn report(what: &str, mut delays: Vec<Duration>) {
     assert!(max <= bound() * 8, "{what}: the last of all ended {max:?} late");
 }
 
-/// A session that works.
-struct Live {
-    connection: RawConnection,
-    root: Vec<u8>,
-    made: u32,
-}
-
-impl Live {
-    async fn open(cluster: &Cluster, volume: &str, token: &Token) -> Live {
-        let session = RawSession::open(cluster, volume, token).await.unwrap();
-        let connection = session.connect().await.unwrap();
-        let mut live = Live { connection, root: session.root(), made: 0 };
-        live.read().await.unwrap();
-        live
-    }
-
-    async fn read(&mut self) -> Result<()> {
-        let body = Body::GetAttr(GetAttr { handle: self.root.clone() });
-        self.connection.ask(body).await.map(drop)
-    }
-
-    async fn write(&mut self) -> Result<()> {
-        self.made += 1;
-        let name = format!("{}-{}", uuid::Uuid::new_v4(), self.made);
-        self.connection.make(&self.root, name.as_bytes(), FileKind::Regular).await.map(drop)
-    }
-
-    /// Works on until an operation fails: when, and how. In a hurry as soon as
-    /// `told`.
-    async fn ended(mut self, writes: bool, mut told: watch::Receiver<bool>) -> Ended {
-        loop {
-            let outcome = if writes { self.write().await } else { self.read().await };
-            if let Err(error) = outcome {
-                let (at, wall) = (Instant::now(), clock::wall_now());
-                return Ended { at, wall, code: error.code(), live: self };
-            }
-            if !*told.borrow() {
-                // It paces the load; what is waited for is the failure.
-                tokio::select! {
-                    () = tokio::time::sleep(PACE) => {}
-                    _ = told.changed() => {}
-                }
+/// Works on until an operation fails: when, and how. In a hurry as soon as
+/// `told`.
+async fn ended(mut live: Live, writes: bool, mut told: watch::Receiver<bool>) -> Ended {
+    loop {
+        let outcome = if writes { live.write().await } else { live.read().await };
+        if let Err(error) = outcome {
+            let (at, wall) = (Instant::now(), clock::wall_now());
+            return Ended { at, wall, code: error.code(), live };
+        }
+        if !*told.borrow() {
+            // It paces the load; what is waited for is the failure.
+            tokio::select! {
+                () = tokio::time::sleep(PACE) => {}
+                _ = told.changed() => {}
             }
         }
     }
+}
+
+async fn open(cluster: &Cluster, volume: &str, token: &Token) -> Live {
+    Live::open(cluster, volume, token).await.unwrap()
 }
 
 struct Ended {
@@ -131,7 +106,7 @@ async fn end<T, E: std::fmt::Debug>(
 ) -> (Vec<Duration>, Vec<Live>) {
     let (tell, told) = watch::channel(false);
     let tasks: Vec<_> =
-        sessions.into_iter().map(|live| tokio::spawn(live.ended(writes, told.clone()))).collect();
+        sessions.into_iter().map(|live| tokio::spawn(ended(live, writes, told.clone()))).collect();
     act.await.unwrap();
     let answered = Instant::now();
     tell.send(true).unwrap();
@@ -143,33 +118,6 @@ async fn end<T, E: std::fmt::Debug>(
         left.push(ended.live);
     }
     (delays, left)
-}
-
-/// A new token of a volume.
-async fn token(cluster: &Cluster, admin: &mut Admin, volume: &str) -> Token {
-    token_until(cluster, admin, volume, None).await.0
-}
-
-async fn token_until(
-    cluster: &Cluster,
-    admin: &mut Admin,
-    volume: &str,
-    expires_at: Option<Timestamp>,
-) -> (Token, Option<Timestamp>) {
-    let secret = Secret::generate(TokenKind::Volume).unwrap();
-    let request = CreateVolumeTokenRequest {
-        token: Some(secret.to_wire()),
-        volume: volume.to_owned(),
-        expires_at,
-        ..CreateVolumeTokenRequest::default()
-    };
-    let made = admin.create_volume_token(request).await.unwrap().into_inner();
-    (keep(cluster, &secret), made.expires_at)
-}
-
-fn keep(cluster: &Cluster, secret: &Secret) -> Token {
-    cluster.secrets().add(secret.reveal());
-    Token { id: secret.id().to_string(), file: cluster.token_file(secret.reveal()) }
 }
 
 /// Adds a secret to a token: the token with it, and when the old one ends.
@@ -218,14 +166,6 @@ impl Reader {
     }
 }
 
-fn revocation(token: &Token) -> RevokeTokenRequest {
-    RevokeTokenRequest {
-        kind: "volume".to_owned(),
-        id: token.id.clone(),
-        ..RevokeTokenRequest::default()
-    }
-}
-
 #[test]
 fn a_hundred_sessions_on_two_servers_end_at_once_one_revocation_after_another() {
     let _one = one_at_a_time();
@@ -239,13 +179,13 @@ fn a_hundred_sessions_on_two_servers_end_at_once_one_revocation_after_another() 
         let mut sessions = Vec::new();
         for number in 0..100 {
             let token = token(&cluster, &mut admin, volumes[number % 2]).await;
-            let live = Live::open(&cluster, volumes[number % 2], &token).await;
+            let live = open(&cluster, volumes[number % 2], &token).await;
             sessions.push((token, live));
         }
         let mut bystanders = Vec::new();
         for volume in volumes {
             let token = token(&cluster, &mut admin, volume).await;
-            bystanders.push(Live::open(&cluster, volume, &token).await);
+            bystanders.push(open(&cluster, volume, &token).await);
         }
         let mut delays = Vec::new();
         while let Some((token, mut live)) = sessions.pop() {
@@ -281,7 +221,7 @@ fn a_disabled_token_and_an_ended_secret_end_their_sessions_at_once() {
         let mut delays: [Vec<Duration>; 3] = Default::default();
         for _ in 0..FEW {
             let token = token(&cluster, &mut admin, "work").await;
-            let live = Live::open(&cluster, "work", &token).await;
+            let live = open(&cluster, "work", &token).await;
             let request = DisableTokenRequest {
                 kind: "volume".to_owned(),
                 id: token.id.clone(),
@@ -292,9 +232,9 @@ fn a_disabled_token_and_an_ended_secret_end_their_sessions_at_once() {
         }
         for _ in 0..FEW {
             let old = token(&cluster, &mut admin, "work").await;
-            let under_old = Live::open(&cluster, "work", &old).await;
+            let under_old = open(&cluster, "work", &old).await;
             let (new, _) = rotate(&cluster, &mut admin, &old, 3600).await;
-            let mut under_new = Live::open(&cluster, "work", &new).await;
+            let mut under_new = open(&cluster, "work", &new).await;
             let request = FinishRotationRequest {
                 kind: "volume".to_owned(),
                 id: old.id.clone(),
@@ -315,7 +255,7 @@ fn a_disabled_token_and_an_ended_secret_end_their_sessions_at_once() {
             let emergency = admin.rotate_token(request);
             delays[2].extend(end(vec![under_new], (Code::TokenRotated, false), emergency).await.0);
             let third = keep(&cluster, &third);
-            Live::open(&cluster, "work", &third).await.write().await.expect("its secret is good");
+            open(&cluster, "work", &third).await.write().await.expect("its secret is good");
         }
         for (what, delays) in
             ["disable", "rotation finish --force", "rotate --emergency"].iter().zip(delays)
@@ -332,22 +272,23 @@ fn a_suspended_account_and_a_retired_volume_end_all_their_sessions_at_once() {
     let meta = Meta::start(&cluster, "there", &Options::default());
     let account = cluster.json(&["create", "account", "--name", "team"]);
     let team = account["id"].as_str().unwrap();
-    let owned = [("here", "near", true), ("there", "far", true), ("there", "own", false)]
-        .map(|(store, name, team)| {
+    let owned = [("here", "near", true), ("there", "far", true), ("there", "own", false)].map(
+        |(store, name, team)| {
             let more: &[&str] = if team { &["--accountID", "team"] } else { &[] };
             (name, cluster.volume_at(store, name, more))
-        });
+        },
+    );
     block_on(async {
         let mut admin = system(&cluster).unwrap();
         let mut sessions = Vec::new();
-        let mut bystander = Live::open(&cluster, "own", &owned[2].1).await;
+        let mut bystander = open(&cluster, "own", &owned[2].1).await;
         let mut of_own = Vec::new();
         for number in 0..100 {
             let (volume, token) = &owned[number % 2];
-            sessions.push(Live::open(&cluster, volume, token).await);
+            sessions.push(open(&cluster, volume, token).await);
         }
         for _ in 0..50 {
-            of_own.push(Live::open(&cluster, "own", &owned[2].1).await);
+            of_own.push(open(&cluster, "own", &owned[2].1).await);
         }
         let mounts = [0, 1].map(|n| cluster.mount(owned[n].0, &owned[n].1));
         let readers = mounts.each_ref().map(Reader::start);
@@ -388,7 +329,7 @@ fn narrowed_rights_hold_at_once_and_reads_go_on() {
         };
         for _ in 0..FEW {
             let token = token(&cluster, &mut admin, "work").await;
-            let live = Live::open(&cluster, "work", &token).await;
+            let live = open(&cluster, "work", &token).await;
             let update = admin.update_token(narrow(&token));
             let (late, mut left) = end(vec![live], (Code::FsReadOnly, true), update).await;
             delays.extend(late);
@@ -430,7 +371,7 @@ async fn end_by_time(what: &str, sessions: Vec<(Live, Timestamp)>, code: Code) {
     let (_tell, told) = watch::channel(false);
     let tasks: Vec<_> = sessions
         .into_iter()
-        .map(|(live, ends)| (tokio::spawn(live.ended(false, told.clone())), ends))
+        .map(|(live, ends)| (tokio::spawn(ended(live, false, told.clone())), ends))
         .collect();
     let mut delays = Vec::new();
     for (task, ends) in tasks {
@@ -456,17 +397,18 @@ fn an_end_that_was_set_before_comes_on_time_and_never_early() {
         for number in 0..FEW {
             let end = begun + Duration::from_millis(6000 + 50 * number as u64);
             let end = Some(wire::timestamp_to_wire(end));
-            let (token, ends) = token_until(&cluster, &mut admin, "work", end).await;
-            sessions.push((Live::open(&cluster, "work", &token).await, ends.unwrap()));
+            let change = |request: &mut CreateVolumeTokenRequest| request.expires_at = end;
+            let (token, made) = token_with(&cluster, &mut admin, "work", change).await;
+            sessions.push((open(&cluster, "work", &token).await, made.expires_at.unwrap()));
         }
         end_by_time("--expires", sessions, Code::TokenExpired).await;
         let (mut sessions, mut stay) = (Vec::new(), Vec::new());
         for _ in 0..FEW {
             let old = token(&cluster, &mut admin, "work").await;
-            let live = Live::open(&cluster, "work", &old).await;
+            let live = open(&cluster, "work", &old).await;
             let (new, ends) = rotate(&cluster, &mut admin, &old, 5).await;
             sessions.push((live, ends));
-            stay.push(Live::open(&cluster, "work", &new).await);
+            stay.push(open(&cluster, "work", &new).await);
         }
         end_by_time("the end of an overlap", sessions, Code::TokenRotated).await;
         for live in &mut stay {
