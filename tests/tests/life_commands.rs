@@ -177,6 +177,11 @@ fn an_interrupted_rotation_is_completed_by_the_next_command() {
     )
     .unwrap();
     flexfs_common::home::write_file(&pending, unknown.reveal().as_bytes()).unwrap();
+    let next = cluster.configure(&["whoami"]);
+    assert!(next.ok().contains(id) && next.stderr.contains("may still take place"));
+    assert!(pending.exists(), "admin may be about to take it");
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(&pending).unwrap().set_modified(long_ago).unwrap();
     cluster.configure(&["whoami"]).ok();
     assert!(!pending.exists());
     assert_eq!(fs::read_to_string(creds(&cluster)).unwrap(), after);

