@@ -78,6 +78,11 @@ impl<'a> Own<'a> {
                 let peer = &self.session.access()?.peer;
                 match client::runtime()?.block_on(pending.resolve(peer)) {
                     Ok(Standing::Accepted(_)) => self.found(secret),
+                    Ok(Standing::Open(_)) if is_uncertain(&error) => {
+                        Err(left_open(&error, pending.path()))
+                    }
+                    // admin has refused it.
+                    Ok(Standing::Open(_)) => pending.remove().and(Err(error)),
                     Ok(Standing::Dropped(_) | Standing::Absent) => Err(error),
                     Err(_) => Err(left_open(&error, pending.path())),
                 }
