@@ -14,4 +14,5 @@ mod properties;
 mod revoking;
 mod rotating;
 mod tenancy;
+mod timing;
 mod verifying;
