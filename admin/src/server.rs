@@ -1,11 +1,12 @@
 //! The listening side: connections, TLS, HTTP/2 and HTTP/1.1 on one port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use flexfs_common::tls::{self, ServerCertificate, Stream};
+use flexfs_common::turns::Turns;
 use flexfs_common::{Code, Error, Result, limits};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,6 +23,8 @@ use crate::service::Service;
 const CONNECTIONS_MAX: usize = 4096;
 /// Handshakes at once: each costs a signature.
 const HANDSHAKES_MAX: usize = 256;
+/// Of them, of one source: silent connections of one do not shut out others.
+const HANDSHAKES_OF_SOURCE: usize = HANDSHAKES_MAX / 4;
 /// Calls at once on one connection.
 const CALLS_PER_CONNECTION: u32 = 256;
 /// Bytes of all headers of a request: a token and some.
@@ -82,7 +85,7 @@ impl Server {
         let config =
             self.tls.map(|certificate| tls::server_config(certificate, &[b"h2", b"http/1.1"]));
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let handshakes = Arc::new(Turns::new(HANDSHAKES_MAX, HANDSHAKES_OF_SOURCE));
         let tasks = TaskTracker::new();
         loop {
             let place = tokio::select! {
@@ -106,7 +109,7 @@ impl Server {
             let (handshakes, stop) = (Arc::clone(&handshakes), stop.clone());
             tasks.spawn(async move {
                 let _place = place;
-                if let Some(stream) = secure(tcp, config, &handshakes).await {
+                if let Some(stream) = secure((tcp, peer.ip()), config, &handshakes).await {
                     connection(stream, peer, app, stop).await;
                 }
             });
@@ -120,15 +123,15 @@ impl Server {
 }
 
 async fn secure(
-    tcp: TcpStream,
+    (tcp, from): (TcpStream, IpAddr),
     config: Option<Arc<rustls::ServerConfig>>,
-    handshakes: &Semaphore,
+    handshakes: &Turns,
 ) -> Option<Stream> {
     // Only latency: a refusal changes nothing.
     let _ = tcp.set_nodelay(true);
     let Some(config) = config else { return Some(Stream::plain(tcp)) };
     let handshake = async {
-        let _turn = handshakes.acquire().await.ok()?;
+        let _turn = handshakes.next(from).await?;
         tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.ok()
     };
     let tls = tokio::time::timeout(limits::HANDSHAKE, handshake).await.ok().flatten()?;

@@ -15,4 +15,5 @@ mod replicas;
 mod revoking;
 mod rotating;
 mod tenancy;
+mod timing;
 mod verifying;

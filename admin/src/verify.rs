@@ -384,6 +384,11 @@ impl Verify {
         &self.hashing
     }
 
+    /// The next failure is told from the database again.
+    pub(crate) fn forget_failures(&self) {
+        self.caches.forget_failures();
+    }
+
     /// Entries: successes, failures, tokens being verified, sources of
     /// failures, refusals not yet written.
     pub(crate) fn kept(&self) -> [usize; 5] {
@@ -399,9 +404,5 @@ fn is_placed(standing: &Standing, store: Option<&StoreId>) -> bool {
 
 /// Sources are counted by address; an IPv6 host has a whole /64.
 fn source_key(from: Option<IpAddr>) -> u128 {
-    match from.map(|address| address.to_canonical()) {
-        None => 0,
-        Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped().to_bits(),
-        Some(IpAddr::V6(v6)) => v6.to_bits() & !u128::from(u64::MAX),
-    }
+    from.map_or(0, flexfs_common::turns::source_key)
 }

@@ -19,6 +19,7 @@ pub mod size;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod turns;
 pub mod wire;
 
 pub use error::{Code, Error, Kind, Result};

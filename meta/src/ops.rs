@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use flexfs_common::frame::{FrameKind, FrameReader};
 use flexfs_common::tls::Stream;
+use flexfs_common::turns::Turn;
 use flexfs_common::{Error, limits, wire};
 use flexfs_proto::v1;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::service::{PeerAddress, Service};
 use outgoing::Outgoing;
@@ -24,12 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Serves one connection to its end. `permit` counts it among the handshakes
 /// until it has proven itself.
-pub async fn serve(
-    service: Arc<Service>,
-    stream: Stream,
-    address: PeerAddress,
-    permit: OwnedSemaphorePermit,
-) {
+pub async fn serve(service: Arc<Service>, stream: Stream, address: PeerAddress, permit: Turn) {
     let peer = address.0.to_string();
     let exporter = match stream.exporter() {
         Ok(exporter) => exporter,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use flexfs_common::tls::{self, ServerCertificate, Stream};
+use flexfs_common::turns::{Turn, Turns};
 use flexfs_common::{Code, Error, Result, frame, limits};
 use flexfs_proto::v1::meta_control_service_server::MetaControlServiceServer;
 use flexfs_proto::v1::meta_service_server::MetaServiceServer;
@@ -19,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -31,6 +32,8 @@ use crate::service::{PeerAddress, Service};
 
 /// Connections that have not yet proven anything.
 const HANDSHAKES_MAX: usize = 256;
+/// Of them, of one source: silent connections of one do not shut out others.
+const HANDSHAKES_OF_SOURCE: usize = HANDSHAKES_MAX / 4;
 /// Connections in all; each costs some 100 KiB of buffers at most times.
 const CONNECTIONS_MAX: usize = 16_384;
 /// Largest request of a control call, in bytes.
@@ -91,7 +94,7 @@ impl Bound {
             router: router(&service, self.address),
             service: Arc::clone(&service),
             acceptor,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            handshakes: Turns::new(HANDSHAKES_MAX, HANDSHAKES_OF_SOURCE),
         });
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let tasks = TaskTracker::new();
@@ -139,7 +142,7 @@ struct Port {
     service: Arc<Service>,
     acceptor: Option<tokio_rustls::TlsAcceptor>,
     router: Router,
-    handshakes: Arc<Semaphore>,
+    handshakes: Turns,
 }
 
 impl Port {
@@ -148,7 +151,9 @@ impl Port {
             tracing::debug!(%peer, %error, "nodelay");
             return;
         }
-        let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
+        // Whoever waits for longer has gone.
+        let turn = tokio::time::timeout(limits::HANDSHAKE, self.handshakes.next(peer.ip())).await;
+        let Ok(Some(permit)) = turn else { return };
         let Some(acceptor) = &self.acceptor else {
             match tokio::time::timeout(limits::HANDSHAKE, sniff(tcp)).await {
                 Ok(Ok((true, stream))) => {
@@ -180,7 +185,7 @@ impl Port {
         }
     }
 
-    async fn operations(&self, stream: Stream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    async fn operations(&self, stream: Stream, peer: SocketAddr, permit: Turn) {
         ops::serve(Arc::clone(&self.service), stream, PeerAddress(peer), permit).await;
     }
 

@@ -32,8 +32,8 @@ impl Secrets {
     }
 
     /// Every secret in every form worth looking for: the digits of the
-    /// secret, its bytes raw, in hex and in base64, and the whole text in hex
-    /// and base64.
+    /// secret, its bytes raw, in hex, in base64 and as in a URL, and the whole
+    /// text so.
     ///
     /// # Panics
     /// When there are none: a scan for nothing proves nothing.
@@ -76,6 +76,7 @@ fn forms(token: &str) -> Vec<Needle> {
     for bytes in [&raw[..], token.as_bytes()] {
         forms.push(("hex", hex(bytes).into_bytes()));
         forms.push(("upper hex", hex(bytes).to_uppercase().into_bytes()));
+        forms.push(("url", url(bytes)));
         // The bytes may stand anywhere in a longer base64 text: three phases.
         for skip in 0..3 {
             forms.push(("base64", base64(&bytes[skip..], b"+/")));
@@ -104,6 +105,11 @@ fn decode_base62(digits: &str) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every byte escaped (RFC 3986 section 2.1); a token has no byte that must be.
+fn url(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| format!("%{byte:02X}").into_bytes()).collect()
 }
 
 /// Whole groups of three bytes only: what is certain in any surroundings.
@@ -207,6 +213,7 @@ mod tests {
             [b"\0\xff", &raw[..], b"tail"].concat(),
             hex(&raw).into_bytes(),
             hex(text.as_bytes()).into_bytes(),
+            url(text.as_bytes()),
             base64(text.as_bytes(), b"+/"),
             base64(&padded, b"-_"),
         ] {

@@ -133,6 +133,57 @@ fn files_and_directories_are_private_from_the_start() {
     cluster.run("mount.flexfs", &[&init[..], &["--force"]].concat()).ok();
 }
 
+#[test]
+fn secrets_that_wait_are_as_private_as_credentials() {
+    let cluster = Cluster::start();
+    cluster.volume("work");
+    // A rotation that was killed after admin had taken the secret: its secret
+    // waits beside the credentials.
+    let id = cluster.json(&["whoami"])["tokenID"].as_str().unwrap().to_owned();
+    let creds = cluster.home().join("configure/creds");
+    let before = fs::read(&creds).unwrap();
+    let rotation = cluster.configure(&["rotate", "account-token", &id]);
+    let waiting = rotation.ok().to_owned();
+    cluster.secrets().add(waiting.trim_end());
+    flexfs_common::home::write_file(&creds, &before).unwrap();
+    let pending = cluster.home().join(format!("configure/.{id}.pending"));
+    flexfs_common::home::write_file(&pending, waiting.as_bytes()).unwrap();
+    // One that others can read, or could have put there, is not taken.
+    let target = cluster.root().join("planted");
+    for refused in ["mode", "link"] {
+        if refused == "mode" {
+            chmod(&pending, 0o644);
+        } else {
+            fs::rename(&pending, &target).unwrap();
+            chmod(&target, 0o600);
+            symlink(&target, &pending).unwrap();
+        }
+        let run = cluster.configure(&["whoami"]);
+        assert!(!run.stderr.contains("completed"), "{refused}: {}", run.stderr);
+        assert_eq!(fs::read(&creds).unwrap(), before, "{refused}");
+    }
+    fs::remove_file(&pending).unwrap();
+    fs::rename(&target, &pending).unwrap();
+    let run = cluster.configure(&["whoami"]);
+    assert!(run.stderr.contains("completed"), "the control: {}", run.stderr);
+    assert_ne!(fs::read(&creds).unwrap(), before);
+    assert!(!pending.exists());
+    assert_eq!(fs::metadata(&creds).unwrap().permissions().mode() & 0o7777, 0o600);
+    // What a claim is traded for is private as well, and leaves nothing else.
+    let create = ["create", "volume-token", "--volumeID", "work", "--claim", "1h"];
+    let made = cluster.json(&create);
+    let code = made["claim"].as_str().unwrap();
+    cluster.secrets().add(code);
+    let file = cluster.token_file(code).display().to_string();
+    let init = ["init", "creds", "work", "--adminAddr", cluster.admin_address()];
+    cluster.run("mount.flexfs", &[&init[..], &["--claimFile", &file]].concat()).ok();
+    let directory = cluster.home().join("mount/creds");
+    let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, [directory.join("work")]);
+    assert_eq!(fs::metadata(&left[0]).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
 ///  of each program with this token.
 fn inits(cluster: &Cluster, token: &Token, home: &Path) -> Vec<(&'static str, Run)> {
     let file = token.file.display().to_string();

@@ -106,6 +106,62 @@ fn a_secret_in_arguments_or_environment_would_be_found() {
     }
 }
 
+/// The commands of a token's life, and that what they print beside the one
+/// line of a token shows none.
+fn live_through_everything(cluster: &Cluster) {
+    let token = cluster.volume("life");
+    let mount = cluster.mount("life", &token);
+    let rotated = cluster.keep(&cluster.json(&["rotate", "volume-token", &token.id]));
+    cluster.init_mount("life", &rotated).0.ok();
+    let mine = cluster.json(&["whoami"])["tokenID"].as_str().unwrap().to_owned();
+    let rotation = cluster.configure(&["rotate", "account-token", &mine, "--emergency"]);
+    cluster.secrets().add(rotation.ok().trim_end());
+    // A code that is traded once, and shown once more.
+    let create = ["create", "volume-token", "--volumeID", "life", "--claim", "1h"];
+    let made = cluster.json(&create);
+    let code = made["claim"].as_str().unwrap();
+    cluster.secrets().add(code);
+    let file = cluster.token_file(code).display().to_string();
+    let admin = cluster.admin_address();
+    let creds = cluster.root().join("tokens/claimed").display().to_string();
+    let init = ["init", "creds", "life", "--adminAddr", admin, "--claimFile", &file];
+    cluster.run("mount.flexfs", &[&init[..], &["--credsFile", &creds]].concat()).ok();
+    let text = fs::read_to_string(&creds).unwrap();
+    let claimed = text.split('"').find(|word| word.starts_with("flxv_")).unwrap();
+    cluster.secrets().add(claimed);
+    let again = format!("{creds}-again");
+    let reused = cluster.run("mount.flexfs", &[&init[..], &["--credsFile", &again]].concat());
+    reused.fails(3, "CLAIM_USED");
+    let mut shown = vec![reused];
+    for words in [
+        &["rotation", "status", &token.id, "-o", "json"][..],
+        &["rotation", "finish", &token.id, "--force"],
+        &["update", "volume-token", &token.id, "--flags", "noExec", "--notes", "n"],
+        &["disable", "volume-token", &token.id],
+        &["enable", "volume-token", &token.id],
+        &["list", "sessions", "-o", "json"],
+        &["report", "tokens", "--csv"],
+        &["doctor", "-o", "json"],
+        &["doctor", "--verbose"],
+        &["whoami", "--verbose"],
+        &["revoke", "--volumeID", "life", "--dryRun"],
+        &["revoke", "volume-token", &token.id, "--wait"],
+    ] {
+        shown.push(cluster.configure(words));
+    }
+    cluster.init_mount("life", &token).0.fails(3, "TOKEN_REVOKED");
+    drop(mount);
+    let needles = cluster.secrets().needles();
+    for run in &shown {
+        for text in [&run.stdout, &run.stderr] {
+            let found = flexfs_tests::scan::find(&needles, &run.line, text.as_bytes());
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+    let (_, found) = scan_processes(&needles);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 fn assert_nothing_found(cluster: &Cluster, directory: &Path, at_least: usize) {
     let needles = cluster.secrets().needles();
     let (count, found) = scan_files(&needles, directory, &|path| is_for_secrets(cluster, path));
@@ -117,6 +173,7 @@ fn assert_nothing_found(cluster: &Cluster, directory: &Path, at_least: usize) {
 fn no_secret_in_sqlite_logs_or_processes() {
     let mut cluster = Cluster::start_verbose();
     use_everything(&cluster);
+    live_through_everything(&cluster);
     // The scan can find something: the files that are for tokens have them.
     let needles = cluster.secrets().needles();
     let (_, found) = scan_files(&needles, cluster.root(), &|_| false);
@@ -135,6 +192,7 @@ fn no_secret_in_sqlite_logs_or_processes() {
 fn no_secret_in_postgres() {
     let cluster = Cluster::start_on_postgres();
     use_everything(&cluster);
+    live_through_everything(&cluster);
     let postgres = cluster.postgres_dir().unwrap().to_owned();
     assert_nothing_found(&cluster, &postgres, 100);
     assert_nothing_found(&cluster, cluster.root(), 5);

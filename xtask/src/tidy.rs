@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::{Result, errors, shell};
 
+mod classes;
 mod layers;
 mod sizes;
 mod text;
@@ -50,6 +51,7 @@ pub(crate) fn run() -> Result {
     findings.extend(sizes::check(&sources)?);
     findings.extend(text::check(&sources)?);
     findings.extend(traces::check(&sources)?);
+    findings.extend(classes::check(&sources));
     let written = fs::read_to_string(shell::root().join(errors::DOCUMENT)).unwrap_or_default();
     if written != errors::generated()? {
         findings.push(format!("{}: outdated; run `cargo xtask errors`", errors::DOCUMENT));

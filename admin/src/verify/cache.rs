@@ -110,6 +110,11 @@ impl Caches {
         [self.successes.len(), self.failures.len(), self.flights.lock().len()]
     }
 
+    #[cfg(test)]
+    pub(super) fn forget_failures(&self) {
+        self.failures.clear();
+    }
+
     pub(super) fn flight(&self, key: &Key) -> Flight {
         let mutex = Arc::clone(self.flights.lock().entry(*key).or_default());
         Flight { key: *key, mutex: Some(mutex), flights: Arc::clone(&self.flights) }
