@@ -19,10 +19,11 @@ use crate::model::{SecretRecord, SecretUse, TokenRecord, TokenState, Used};
 use crate::store::tokens::Listed;
 use crate::store::{Sql, claims, feed, secrets, tokens};
 
-/// How often a token can rotate itself in this time.
-const ROTATIONS_PER_PACE: usize = 8;
+/// How often a token can rotate itself in this time; no more than the ended
+/// secrets that are kept, by which it is counted.
+const ROTATIONS_PER_PACE: usize = 16;
 /// See [`ROTATIONS_PER_PACE`].
-const PACE: SignedDuration = SignedDuration::from_secs(10);
+const PACE: SignedDuration = SignedDuration::from_secs(2);
 
 /// A token and its secrets, the oldest first.
 #[derive(Clone, Debug)]
