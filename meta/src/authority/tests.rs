@@ -13,16 +13,22 @@ use super::*;
 use crate::testbench::admin::Admin;
 use crate::testbench::{Bench, Client as Mount, LIMIT, error_code, get_attr};
 
+mod refusals;
+
 /// Another text of the same token.
 fn another_secret(token: &Token) -> Token {
     Token::generate_for(token.kind(), token.id()).unwrap()
 }
 
 async fn open(bench: &Bench, token: &Token) -> Result<v1::OpenSessionReply> {
+    open_volume(bench, token, "home").await
+}
+
+async fn open_volume(bench: &Bench, token: &Token, name: &str) -> Result<v1::OpenSessionReply> {
     let channel = bench.peer.channel().unwrap();
     let mut client = MetaServiceClient::with_interceptor(channel, BearerInterceptor::new(token));
     let request = v1::OpenSessionRequest {
-        volume: "home".into(),
+        volume: name.into(),
         protocol_min: 1,
         protocol_max: 1,
         features: protocol::FEATURES.iter().map(|name| (*name).to_owned()).collect(),
