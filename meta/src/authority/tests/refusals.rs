@@ -36,3 +36,17 @@ async fn a_wrong_volume_takes_no_good_verdict_away() {
     let key = bench.service.verdicts.key(&token, "127.0.0.1".parse().unwrap());
     assert!(bench.service.verdicts.get(&key).is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_change_of_account_or_volume_undoes_is_over_at_once() {
+    let (bench, admin) = Bench::with_admin().await;
+    let (token, _) = volume_token(&admin);
+    admin.change(&token, |secret| secret.refused = Some(Code::AccountSuspended));
+    assert_eq!(code(open(&bench, &token).await), Some(Code::AccountSuspended));
+    admin.change(&token, |secret| secret.refused = None);
+    admin.apply(FeedKind::AccountChanged, None).await;
+    assert_eq!(code(open_volume(&bench, &token, "work").await), Some(Code::CredsMismatch));
+    admin.change_volume(|volume| volume.name = "work".into());
+    admin.apply(FeedKind::VolumeChanged, None).await;
+    open_volume(&bench, &token, "work").await.unwrap();
+}
