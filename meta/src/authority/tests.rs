@@ -13,16 +13,22 @@ use super::*;
 use crate::testbench::admin::Admin;
 use crate::testbench::{Bench, Client as Mount, LIMIT, error_code, get_attr};
 
+mod refusals;
+
 /// Another text of the same token.
 fn another_secret(token: &Token) -> Token {
     Token::generate_for(token.kind(), token.id()).unwrap()
 }
 
 async fn open(bench: &Bench, token: &Token) -> Result<v1::OpenSessionReply> {
+    open_volume(bench, token, "home").await
+}
+
+async fn open_volume(bench: &Bench, token: &Token, name: &str) -> Result<v1::OpenSessionReply> {
     let channel = bench.peer.channel().unwrap();
     let mut client = MetaServiceClient::with_interceptor(channel, BearerInterceptor::new(token));
     let request = v1::OpenSessionRequest {
-        volume: "home".into(),
+        volume: name.into(),
         protocol_min: 1,
         protocol_max: 1,
         features: protocol::FEATURES.iter().map(|name| (*name).to_owned()).collect(),
@@ -414,11 +420,27 @@ async fn admin_is_told_of_every_session_and_of_what_becomes_of_it() {
     let new_id = admin.grant(&new);
     assert_eq!(session.reauthenticate(&new).await, None);
     admin.reports(|reports| latest(reports).unwrap().secret_id == new_id.to_string()).await;
+    // The same secret again is no news: none comes before what happens later.
+    assert_eq!(session.reauthenticate(&new).await, None);
+    let stays = mount(&bench, &token).await;
+    let told = |reports: &[v1::SessionReport], id: SessionId, secret: SecretId| {
+        let opened = reports.iter().flat_map(|report| &report.opened);
+        let is_it = |live: &&v1::LiveSession| {
+            live.session_id == id.as_bytes() && live.secret_id == secret.to_string()
+        };
+        opened.filter(is_it).count()
+    };
+    admin.reports(|reports| told(reports, stays.id, secret) == 1).await;
+    admin
+        .reports(|reports| {
+            assert_eq!(told(reports, session.id, new_id), 1);
+            true
+        })
+        .await;
     session.ops.send(v1::ClientFrame { goodbye: true, ..v1::ClientFrame::default() }).await;
     admin.reports(|reports| reports.iter().any(|report| report.closed.contains(&id))).await;
 
     // A new subscription begins with everything.
-    let stays = mount(&bench, &token).await;
     let own = bench.service.own.token();
     let next = another_secret(&own);
     admin.take_also(&next);
