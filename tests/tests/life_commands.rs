@@ -207,7 +207,7 @@ fn what_is_disabled_is_refused_until_it_is_enabled() {
     whoami(&cluster, &owner).ok();
     // A revoked token stays revoked.
     cluster.configure(&["revoke", "account-token", id]).ok();
-    cluster.configure(&["enable", "account-token", id]).fails(6, "TOKEN_ENDED");
+    cluster.configure(&["enable", "account-token", id]).fails(6, "ALREADY_ENDED");
 }
 
 #[test]

@@ -50,9 +50,9 @@ impl Service {
     /// in an emergency. The same secret again changes nothing.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`,
     /// `TOKEN_EXISTS` for a secret that the token had before,
-    /// `TOKEN_SECRETS_FULL`, `ARGUMENT_INVALID`.
+    /// `ROTATION_FULL`, `ARGUMENT_INVALID`.
     pub async fn rotate_token(
         &self,
         caller: &Caller,
@@ -88,7 +88,7 @@ impl Service {
                 check_pace(&before, now)?;
             }
             if overlap.is_some() && live.len() >= limits::SECRETS_PER_TOKEN {
-                return Err(Code::TokenSecretsFull.into());
+                return Err(Code::RotationFull.into());
             }
             insert(tx.sql(), &token, &minted, &before, now).await?;
             claims::remove(tx.sql(), token.id).await?;
@@ -169,7 +169,7 @@ impl Service {
     /// Ends all secrets of a token but the newest.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`,
     /// `ROTATION_IN_USE` while a mount, or a use of the last minute, needs an
     /// old one, unless forced.
     pub async fn finish_rotation(
@@ -185,7 +185,7 @@ impl Service {
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         let all = secrets::of_token(tx.sql(), token.id).await?;
         let live = live(&all, now);
@@ -237,7 +237,7 @@ fn overlap(request: &v1::RotateTokenRequest) -> Result<Option<Duration>> {
 }
 
 fn require_living(token: &TokenRecord, now: Timestamp) -> Result<()> {
-    if token.lives(now) { Ok(()) } else { Err(Code::TokenEnded.into()) }
+    if token.lives(now) { Ok(()) } else { Err(Code::AlreadyEnded.into()) }
 }
 
 /// A token rotates itself with its newest secret alone: whoever holds one that

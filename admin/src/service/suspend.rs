@@ -19,7 +19,7 @@ impl Service {
     ///
     /// # Errors
     /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `LAST_OWNER`,
-    /// `TOKEN_ENDED`.
+    /// `ALREADY_ENDED`.
     pub async fn disable_token(
         &self,
         caller: &Caller,
@@ -32,7 +32,7 @@ impl Service {
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         check_not_last(tx.sql(), caller, &token).await?;
         let volume = volume_of(tx.sql(), &token).await?;
@@ -53,7 +53,7 @@ impl Service {
     /// Puts a disabled token back to use. Again changes nothing.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`.
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`.
     pub async fn enable_token(
         &self,
         caller: &Caller,
@@ -65,7 +65,7 @@ impl Service {
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         check_hands_out(caller, &token)?;
         if token.disabled_at.is_some() {

@@ -25,7 +25,7 @@ impl Service {
     ///
     /// # Errors
     /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `VOLUME_NOT_FOUND`,
-    /// `ROLE_FORBIDDEN`, `TOKEN_ENDED` for a revoked one, `LAST_OWNER`,
+    /// `ROLE_FORBIDDEN`, `ALREADY_ENDED` for a revoked one, `LAST_OWNER`,
     /// `ARGUMENT_INVALID`.
     pub async fn update_token(
         &self,
@@ -38,7 +38,7 @@ impl Service {
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         let changed = self.changed(tx.sql(), caller, &token, &request, now).await?;
         check_hands_out(caller, &changed)?;

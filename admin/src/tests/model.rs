@@ -243,9 +243,9 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if !known.lives(now) {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else if overlap.is_some() && live.len() >= 5 {
-            Err(Code::TokenSecretsFull)
+            Err(Code::RotationFull)
         } else {
             Ok(())
         };
@@ -283,7 +283,7 @@ impl World {
         } else if known.lives(self.now) {
             Ok(())
         } else {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         };
         assert_eq!(outcome(self.system.rotate_token(request).await), expected, "again");
     }
@@ -300,7 +300,7 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if known.revoked {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else if in_use && !force {
             Err(Code::RotationInUse)
         } else {
@@ -326,13 +326,13 @@ impl World {
                 let request =
                     v1::DisableTokenRequest { kind, id, account_id, ..Default::default() };
                 let ended = self.known[index].revoked;
-                let expected = if ended { Err(Code::TokenEnded) } else { Ok(()) };
+                let expected = if ended { Err(Code::AlreadyEnded) } else { Ok(()) };
                 (outcome(self.system.disable_token(request).await), expected)
             }
             Call::Enable { .. } => {
                 let request = v1::GetTokenRequest { kind, id, account_id };
                 let ended = self.known[index].revoked;
-                let expected = if ended { Err(Code::TokenEnded) } else { Ok(()) };
+                let expected = if ended { Err(Code::AlreadyEnded) } else { Ok(()) };
                 (outcome(self.system.enable_token(request).await), expected)
             }
             _ => {
@@ -374,7 +374,7 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if known.revoked {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else {
             Ok(())
         };

@@ -118,7 +118,7 @@ async fn five_secrets_live_and_an_emergency_leaves_one() {
     }
     let sixth = again(&first);
     let refused = owner.rotate_token(rotate(&first, &sixth)).await;
-    assert_eq!(code(refused), Code::TokenSecretsFull);
+    assert_eq!(code(refused), Code::RotationFull);
     assert_eq!(used(&admin, &sixth).await, Err(Code::TokenUnknown), "nothing was written");
     let request = v1::RotateTokenRequest { emergency: true, ..rotate(&first, &sixth) };
     owner.rotate_token(request).await.unwrap();

@@ -101,7 +101,7 @@ fn only_a_lost_answer_is_uncertain() {
         (Code::AdminUnreachable, true),
         (Code::DeadlineExceeded, true),
         (Code::TokenRotated, true),
-        (Code::TokenSecretsFull, false),
+        (Code::RotationFull, false),
         (Code::RoleForbidden, false),
         (Code::TokenRevoked, false),
     ] {
