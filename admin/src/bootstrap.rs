@@ -83,7 +83,7 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
             }
         }
     };
-    let verifier = verify.derive(&token).await?;
+    let verifier = verify.derive(None, &token).await?;
     let now = now();
     let account = Account {
         id: AccountId::random(),
@@ -117,7 +117,7 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
 /// `CONFIG_INVALID` when there was no first start yet, `DATABASE_FAILED`.
 pub async fn recover(home: &Home, store: &Store, verify: &Verify) -> Result<TokenId> {
     let token = Token::generate(TokenKind::Account)?;
-    let verifier = verify.derive(&token).await?;
+    let verifier = verify.derive(None, &token).await?;
     let now = now();
     let mut tx = store.begin().await?;
     let account = accounts::system(tx.sql()).await?.ok_or_else(|| {

@@ -254,6 +254,14 @@ impl Registry {
         written
     }
 
+    /// Connected servers live, also when there is nothing to acknowledge.
+    pub fn note_connected(&self) {
+        for known in self.known.lock().values_mut().filter(|known| known.connections > 0) {
+            known.last_seen_at = clock::wall_now();
+            known.dirty = true;
+        }
+    }
+
     /// Servers connected to this process.
     #[must_use]
     pub fn connected_servers(&self) -> Vec<ServerId> {

@@ -60,7 +60,9 @@ fn identified<T: Message>(request: Request<T>) -> Result<(Caller, T)> {
     if let Some(id) = id {
         let bad = || Error::new(Code::ArgumentInvalid, "a request id is a UUID");
         let id = id.to_str().map_err(|_| bad())?.parse().map_err(|_| bad())?;
-        let bytes = Zeroizing::new(message.encode_to_vec());
+        // Messages of several methods have the same fields.
+        let mut bytes = Zeroizing::new(caller.method.path.as_bytes().to_vec());
+        bytes.extend_from_slice(&Zeroizing::new(message.encode_to_vec()));
         let mut digest = [0; 32];
         digest.copy_from_slice(digest::digest(&digest::SHA256, &bytes).as_ref());
         caller.request = Some(audit::Request { id, digest });

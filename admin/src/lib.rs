@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod feed;
 pub mod grpc;
+pub mod http;
 pub mod model;
 mod output;
 pub mod page;

@@ -400,7 +400,9 @@ impl TokenRecord {
         if self.idle_seconds == 0 {
             return None;
         }
-        let begin = self.not_before.map_or(self.created_at, |at| at.max(self.created_at));
+        // A new secret begins anew; before a claim code is redeemed nothing can
+        // be used.
+        let begin = self.not_before.map_or(self.rotated_at, |at| at.max(self.rotated_at));
         let since = self.used.last_at.map_or(begin, |at| at.max(begin));
         let idle = jiff::SignedDuration::from_secs(i64::try_from(self.idle_seconds).ok()?);
         Some(since.checked_add(idle).unwrap_or(Timestamp::MAX))

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
 use flexfs_common::tls::{self, ServerCertificate, Stream};
 use flexfs_common::turns::Turns;
 use flexfs_common::{Code, Error, Result, limits};
@@ -81,7 +80,8 @@ impl Server {
     /// Serves until `stop`, then lets calls end for some seconds; feeds end
     /// at once.
     pub async fn serve(self, service: Arc<Service>, stop: CancellationToken) {
-        let app = grpc::routes(service, stop.clone()).merge(health());
+        let app =
+            grpc::routes(Arc::clone(&service), stop.clone()).merge(crate::http::routes(service));
         let config =
             self.tls.map(|certificate| tls::server_config(certificate, &[b"h2", b"http/1.1"]));
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -120,13 +120,6 @@ impl Server {
             tracing::info!("calls that did not end in time are cut");
         }
     }
-}
-
-fn health() -> Router {
-    // Public: constant, no versions.
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
 }
 
 async fn secure(

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use flexfs_auth::policy::{Action, Permit, Resource, authorize};
 use flexfs_auth::principal::{Principal, Role};
 use flexfs_auth::token::TokenKind;
-use flexfs_common::ids::{AccountId, TokenId};
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::ids::{AccountId, TokenId, VolumeId};
+use flexfs_common::{Code, Error, Result, clock};
 
 use crate::audit::{Entry, OK, Request, Who};
 use crate::ca::Ca;
@@ -17,8 +17,8 @@ use crate::feed::Registry;
 use crate::model::Grant;
 use crate::store::requests::{self, Done};
 use crate::store::volumes::Visible;
-use crate::store::{Store, accounts as stored_accounts};
-use crate::verify::{Verified, Verify};
+use crate::store::{Store, Tx, accounts as stored_accounts};
+use crate::verify::{Verified, Verify, refusal};
 
 pub mod accounts;
 pub mod authority;
@@ -28,6 +28,7 @@ pub mod describe;
 mod find;
 mod input;
 pub mod methods;
+pub mod metrics;
 mod mint;
 mod purge;
 pub mod revoke;
@@ -40,6 +41,9 @@ pub mod update;
 pub mod volumes;
 
 use methods::{Method, Rule};
+
+/// Volumes kept in memory for validations.
+const PLACED_MAX: usize = 16_384;
 
 /// A verified caller of one method.
 #[derive(Clone, Debug)]
@@ -191,19 +195,34 @@ fn hidden(error: Error, missing: Code) -> Error {
 }
 
 /// The service layer.
-#[derive(Debug)]
 pub struct Service {
     store: Store,
     verify: Arc<Verify>,
     ca: Arc<Ca>,
     registry: Arc<Registry>,
+    counted: metrics::Counted,
+    /// Volumes as metadata servers need them, and when they were read.
+    placed: quick_cache::sync::Cache<VolumeId, (Arc<authority::Placed>, u64)>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Service({:?})", self.store)
+    }
 }
 
 impl Service {
     /// Over these parts.
     #[must_use]
     pub fn new(store: Store, verify: Arc<Verify>, ca: Arc<Ca>, registry: Arc<Registry>) -> Service {
-        Service { store, verify, ca, registry }
+        Service {
+            store,
+            verify,
+            ca,
+            registry,
+            counted: metrics::Counted::default(),
+            placed: quick_cache::sync::Cache::new(PLACED_MAX),
+        }
     }
 
     /// Looks whether a request was answered before, by its id.
@@ -220,6 +239,20 @@ impl Service {
         }
         caller.done = done;
         Ok(())
+    }
+
+    /// Begins a change of a caller whose right still stands: between the door
+    /// and here lies the line before argon2, and what was ended meanwhile must
+    /// not commit anything.
+    pub(super) async fn begin_for(&self, caller: &Caller) -> Result<Tx> {
+        let mut tx = self.store.begin().await?;
+        let standing = self.verify.standing(tx.sql(), caller.token_id()).await?;
+        let standing = standing.ok_or(Code::TokenUnknown)?;
+        let now = clock::wall_now();
+        match refusal(&standing, caller.verified.secret_id, now, caller.source) {
+            Some(code) => Err(code.into()),
+            None => Ok(tx),
+        }
     }
 
     /// A revision as the caller may know it: tenants are told how many changes

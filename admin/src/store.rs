@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flexfs_common::Result;
+use flexfs_common::clock::BootTime;
+use uuid::Uuid;
 
 pub mod accounts;
 pub mod audit;
@@ -18,6 +20,7 @@ pub mod changes;
 pub mod claims;
 pub mod ending;
 pub mod feed;
+pub mod lease;
 pub mod metas;
 mod postgres;
 pub mod requests;
@@ -39,6 +42,7 @@ pub use url::DbUrl;
 
 use crate::audit::{Entry, Who};
 use changes::{Applied, Change};
+use lease::Lease;
 
 /// Runs statements: the pool of readers, or a transaction.
 #[async_trait]
@@ -82,6 +86,13 @@ trait Database: Send + Sync {
     /// Ends when something may have been committed by another process.
     /// A hint only: the caller polls as well.
     async fn notified(&self);
+    /// Tells the other processes that this one knows of everything up to
+    /// `seen`, and which revision was the last at that moment; `None` where
+    /// there are no others.
+    async fn renew(&self, replica: Uuid, seen: u64) -> Result<Option<u64>>;
+    /// Ends when every other process that may answer from memory knows of this
+    /// revision.
+    async fn settled(&self, replica: Uuid, revision: u64) -> Result<()>;
     async fn close(&self);
 }
 
@@ -110,6 +121,9 @@ impl Kind {
 pub struct Store {
     db: Arc<dyn Database>,
     applied: Arc<Applied>,
+    lease: Arc<Lease>,
+    /// This process among those over the database.
+    replica: Uuid,
 }
 
 impl std::fmt::Debug for Store {
@@ -129,7 +143,12 @@ impl Store {
             DbUrl::Sqlite(path) => Arc::new(sqlite::Sqlite::open(path).await?),
             DbUrl::Postgres(url) => Arc::new(postgres::Postgres::open(url).await?),
         };
-        let store = Store { db, applied: Arc::new(Applied::new()) };
+        let store = Store {
+            db,
+            applied: Arc::new(Applied::new()),
+            lease: Arc::default(),
+            replica: Uuid::new_v4(),
+        };
         let mut tx = store.db.begin().await?;
         feed::initialise(tx.sql()).await?;
         tx.commit().await?;
@@ -154,7 +173,7 @@ impl Store {
     /// # Errors
     /// `DATABASE_FAILED`.
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.db.begin().await?, applied: Arc::clone(&self.applied) })
+        Ok(Tx { inner: self.db.begin().await?, store: self.clone() })
     }
 
     /// What changed, and when.
@@ -181,6 +200,46 @@ impl Store {
         Ok(())
     }
 
+    /// May what was read before be used again, if no change of it is known?
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        match self.kind() {
+            Kind::Sqlite => true,
+            Kind::Postgres => self.lease.holds(),
+        }
+    }
+
+    /// The newest revision that everything read from now on contains.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn known_head(&self) -> Result<u64> {
+        if self.is_current() {
+            return Ok(self.applied.latest());
+        }
+        Ok(feed::head(self.reader().as_mut()).await?.revision)
+    }
+
+    /// Renews the lease of this process, when it knows of everything.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; the lease then ends.
+    pub async fn renew_lease(&self) -> Result<()> {
+        let sent = BootTime::now();
+        let Some(head) = self.db.renew(self.replica, self.applied.seen()).await? else {
+            return Ok(());
+        };
+        if self.applied.seen() < head {
+            // Known before it counts; whoever committed it still waits for us.
+            self.catch_up().await?;
+            self.db.renew(self.replica, self.applied.seen()).await?;
+        }
+        if self.applied.seen() >= head {
+            self.lease.renewed(sent);
+        }
+        Ok(())
+    }
+
     /// Ends when another process may have committed something.
     pub async fn notified(&self) {
         self.db.notified().await;
@@ -196,7 +255,7 @@ impl Store {
 /// audit record; what others must hear of carries feed rows, too.
 pub struct Tx {
     inner: Box<dyn WriteTransaction>,
-    applied: Arc<Applied>,
+    store: Store,
 }
 
 impl std::fmt::Debug for Tx {
@@ -247,7 +306,10 @@ impl Tx {
             note_request(sql, entry, revision, now).await?;
         }
         self.inner.commit().await?;
-        self.applied.apply(&rows);
+        self.store.applied.apply(&rows);
+        if !rows.is_empty() {
+            self.store.db.settled(self.store.replica, revision).await?;
+        }
         Ok(revision)
     }
 

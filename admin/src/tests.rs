@@ -11,6 +11,7 @@ mod matrix;
 mod model;
 mod placing;
 mod properties;
+mod replicas;
 mod revoking;
 mod rotating;
 mod tenancy;

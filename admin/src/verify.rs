@@ -10,22 +10,23 @@
 //!
 //! Caching: what was read of a token is used again while nothing newer is
 //! known of it, its account and its volume (see `store::changes::Applied`).
-//! With Postgres, where other replicas write, the row is read again at each
-//! use and only the argon2 step is saved.
+//! With Postgres, where other replicas write, that holds while this one has a
+//! lease on the feed's head (`store::lease`); else the row is read again at
+//! each use and only the argon2 step is saved.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
-use flexfs_common::ids::{SecretId, TokenId};
+use flexfs_common::ids::{AccountId, SecretId, TokenId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Kind, Result, clock};
 use jiff::Timestamp;
 
 use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
 use crate::store::tokens::{self, Standing};
-use crate::store::{self, Sql, Store};
+use crate::store::{Sql, Store};
 
 mod cache;
 mod claims;
@@ -131,12 +132,13 @@ impl Verify {
         })
     }
 
-    /// Derives what is stored for a new token.
+    /// Derives what is stored for a new secret that somebody of this account
+    /// (`None` = this server itself) asked for.
     ///
     /// # Errors
     /// `RATE_LIMITED` when too many wait for the pool, `INTERNAL`.
-    pub async fn derive(&self, token: &Token) -> Result<Verifier> {
-        self.hashing.derive(token, &self.pepper).await
+    pub async fn derive(&self, account: Option<AccountId>, token: &Token) -> Result<Verifier> {
+        self.hashing.derive(account, token, &self.pepper).await
     }
 
     /// Is this the secret behind these verifiers? For repeated creations.
@@ -283,11 +285,7 @@ impl Verify {
 
     async fn cached(&self, token: &Token, key: &cache::Key) -> Result<Option<Verified>> {
         let Some(cached) = self.caches.get(key) else { return Ok(None) };
-        let shared = match self.store.kind() {
-            store::Kind::Sqlite => false,
-            store::Kind::Postgres => true,
-        };
-        if !shared && !cached.is_stale(self.store.applied()) {
+        if self.store.is_current() && !cached.is_stale(self.store.applied()) {
             return Ok(Some(cached.verified));
         }
         // The secret was right; what has become of the token?

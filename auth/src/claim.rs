@@ -56,6 +56,11 @@ pub async fn redeem(
             match standing {
                 Ok(Standing::Accepted(token)) => Ok(Redeemed { token, pending }),
                 Ok(Standing::Absent | Standing::Dropped(_)) => Err(refusal),
+                // The code itself was refused: no request with it comes after that.
+                Ok(Standing::Open(_)) => {
+                    pending.with(Pending::remove).await?;
+                    Err(refusal)
+                }
                 Err(error) => {
                     tracing::warn!("{}", error.with_causes());
                     Err(refusal)

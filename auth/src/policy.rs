@@ -14,6 +14,8 @@ pub enum Action {
     WhoAmI,
     /// Status of the installation.
     StatusRead,
+    /// Numbers of an account's tokens and mounts.
+    MetricsRead,
     /// Create, suspend, delete accounts.
     AccountWrite,
     /// Change an account's name, contact and age policy.
@@ -205,6 +207,7 @@ fn check_kind(action: Action, holder: Holder) -> Result<()> {
         Action::MountDescribe => holder == Holder::Volume,
         Action::ServerDescribe | Action::Authority => holder == Holder::Meta,
         Action::StatusRead
+        | Action::MetricsRead
         | Action::AccountWrite
         | Action::AccountUpdate
         | Action::AccountRead
@@ -245,7 +248,9 @@ fn check_role(role: Role, action: Action) -> Result<()> {
         // For every valid token; whoever fears for it can end or renew it.
         Action::WhoAmI | Action::SelfRevoke | Action::SelfRotate => true,
         // Versions, addresses and lag: no tenant's data.
-        Action::StatusRead => matches!(role, System | Owner | Operator | Viewer | Metrics),
+        Action::StatusRead | Action::MetricsRead => {
+            matches!(role, System | Owner | Operator | Viewer | Metrics)
+        }
         Action::AccountWrite | Action::StoreWrite => matches!(role, System),
         Action::MetaTokenRead | Action::MetaTokenWrite => matches!(role, System),
         Action::AccountRead | Action::AccountTokenRead => {
@@ -287,6 +292,7 @@ fn check_place(role: Role, action: Action, resource: Resource) -> Result<()> {
         | Action::StoreRead => false,
         Action::AccountWrite
         | Action::AccountUpdate
+        | Action::MetricsRead
         | Action::SessionRead
         | Action::AccountRead
         | Action::AccountTokenCreate(_)
@@ -333,7 +339,7 @@ fn check_limits(volumes: &[VolumeId], action: Action, resource: Resource) -> Res
         Action::VolumeTokenCreate | Action::VolumeTokenWrite | Action::VolumeWrite => on_its_volume,
         // Through `authorize_mint` only, which knows the new token's limits.
         Action::AccountTokenCreate(_) => false,
-        Action::AccountTokenWrite | Action::AccountTokenRead => false,
+        Action::AccountTokenWrite | Action::AccountTokenRead | Action::MetricsRead => false,
         Action::AccountWrite
         | Action::AccountUpdate
         | Action::StoreWrite

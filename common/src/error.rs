@@ -89,8 +89,8 @@ codes! {
     TokenNotYetValid "TOKEN_NOT_YET_VALID" Unauthenticated "The token is not valid yet." "Check its --notBefore time and the clocks of both machines.";
     TokenSourceDenied "TOKEN_SOURCE_DENIED" Unauthenticated "The token may not be used from this address." "Check the token's --cidr list and the address this machine is seen with.";
     TokenExists "TOKEN_EXISTS" Exists "A token with this id exists or existed." "Generate another one: an id is never used twice.";
-    TokenEnded "TOKEN_ENDED" Conflict "The token has ended and cannot be changed." "A revoked token stays revoked: make a new one. An expired one can be given a later end with `configure.flexfs update`.";
-    TokenSecretsFull "TOKEN_SECRETS_FULL" Conflict "The token has as many live secrets as it can have." "Finish its rotation first: `configure.flexfs rotation finish ID`.";
+    AlreadyEnded "ALREADY_ENDED" Conflict "The token has ended and cannot be changed." "A revoked token stays revoked: make a new one. An expired one can be given a later end with `configure.flexfs update`.";
+    RotationFull "ROTATION_FULL" Conflict "The token has as many live secrets as it can have." "Finish its rotation first: `configure.flexfs rotation finish ID`.";
     RotationInUse "ROTATION_IN_USE" Conflict "Old secrets of the token are still in use." "Give the named hosts the new token, or end them with --force.";
     ClaimUsed "CLAIM_USED" Unauthenticated "The claim code was redeemed before." "If that was not you, revoke the token at once; the audit log names the address that redeemed it.";
     RequestReused "REQUEST_ID_REUSED" Conflict "This request id was used for another request." "Give each request an id of its own.";

@@ -115,6 +115,10 @@ impl Keeper {
                 note("an earlier rotation of the token in use had not taken place");
                 None
             }
+            Ok(Standing::Open(_)) => {
+                note("an earlier rotation of the token in use may still take place");
+                None
+            }
             Ok(Standing::Absent) => None,
             // It goes on waiting; the command itself meets the same admin.
             Err(error) => {

@@ -18,6 +18,7 @@ pub mod acks;
 pub mod apply;
 pub mod feed;
 pub mod register;
+pub mod revived;
 
 type Client = AuthorityServiceClient<InterceptedService<Channel, BearerInterceptor>>;
 

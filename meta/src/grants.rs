@@ -31,6 +31,7 @@ const GRANT_PREFIX: &[u8] = b"\xff\xffserver/grant/";
 const GRANT_PREFIX_END: &[u8] = b"\xff\xffserver/grant0";
 /// Keys of tokens that are revoked for ever; the token's id follows.
 const REVOKED_PREFIX: &[u8] = b"\xff\xffserver/revoked/";
+const REVOKED_PREFIX_END: &[u8] = b"\xff\xffserver/revoked0";
 /// Grants that are kept. Beyond that a token is not known while admin is away.
 const GRANTS_MAX: usize = 100_000;
 
@@ -394,6 +395,21 @@ impl Grants {
     pub fn is_revoked(&self, token: TokenId) -> Result<bool> {
         let key = [REVOKED_PREFIX, token.as_bytes()].concat();
         Ok(self.engine.snapshot()?.get(&key)?.is_some())
+    }
+
+    /// Tokens that were noted as revoked, at most so many. Blocks.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn revoked(&self, limit: usize) -> Result<Vec<TokenId>> {
+        let mut tokens = Vec::new();
+        self.engine.snapshot()?.scan(REVOKED_PREFIX, REVOKED_PREFIX_END, &mut |key, _| {
+            let id = key.get(REVOKED_PREFIX.len()..).and_then(|id| id.try_into().ok());
+            tokens.extend(id.map(TokenId::from_bytes));
+            let full = tokens.len() >= limit;
+            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(tokens)
     }
 
     fn hash(&self, token: &Token, peer: IpAddr) -> [u8; 32] {

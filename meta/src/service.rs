@@ -71,6 +71,9 @@ pub struct Service {
     consequences: Mutex<Consequences>,
 }
 
+/// Ends of secrets that are kept without a look at who lives from them.
+const ENDS_KEPT: usize = 4096;
+
 /// The time of a secret.
 #[derive(Clone, Copy, Debug)]
 struct Life {
@@ -78,6 +81,8 @@ struct Life {
     end: BootTime,
     /// When admin said so: a later word is not replaced by an earlier one.
     point: FeedPoint,
+    /// When it was last heard of, by whomever.
+    heard: BootTime,
 }
 
 /// What has to be over before a row of the feed is acknowledged.
@@ -327,13 +332,27 @@ impl Service {
         (end, point): (Option<BootTime>, FeedPoint),
     ) {
         let mut lives = self.lives.lock();
-        if lives.get(&secret).is_some_and(|life| life.point > point) {
+        let heard = BootTime::now();
+        if let Some(life) = lives.get_mut(&secret).filter(|life| life.point > point) {
+            life.heard = heard;
             return;
         }
         match end {
-            Some(end) => lives.insert(secret, Life { volume, end, point }),
+            Some(end) => lives.insert(secret, Life { volume, end, point, heard }),
             None => lives.remove(&secret),
         };
+    }
+
+    /// Forgets the ends of secrets that no session lives from, when there are
+    /// many. Blocks.
+    fn forget_unused_ends(&self) {
+        if self.lives.lock().len() <= ENDS_KEPT {
+            return;
+        }
+        // Whoever begins to live from one while we look says so after that.
+        let begun = BootTime::now();
+        let live = self.live_secrets();
+        self.lives.lock().retain(|secret, life| life.heard >= begun || live.contains_key(secret));
     }
 
     /// When the time of a secret is over, as far as it is known to end.

@@ -129,6 +129,16 @@ impl Bench {
 
     /// With an admin, whose feed is followed, and a credentials file.
     pub(crate) async fn with_admin() -> (Bench, Admin) {
+        let (bench, admin) = Bench::beside_admin().await;
+        let data = DataDir::open(&bench.dir.path().join("data")).unwrap();
+        tokio::spawn(feed::follow(Arc::clone(&bench.service), data, None));
+        tokio::spawn(background::watch_time(Arc::clone(&bench.service)));
+        admin.subscriptions(1).await;
+        (bench, admin)
+    }
+
+    /// With an admin that is asked, and whose feed is not followed.
+    pub(crate) async fn beside_admin() -> (Bench, Admin) {
         let dir = tempfile::tempdir().unwrap();
         let placed = placed(&dir.path().join("blocks"));
         let own = Token::generate(TokenKind::Meta).unwrap();
@@ -138,12 +148,7 @@ impl Bench {
         let own = OwnToken::load(&creds).unwrap();
         let engine = Arc::new(MemoryEngine::new());
         let service = service_of(engine, own, limits::ADMIN_GRACE, admin.peer.clone());
-        let bench = Bench::serve(dir, service, placed).await;
-        let data = DataDir::open(&bench.dir.path().join("data")).unwrap();
-        tokio::spawn(feed::follow(Arc::clone(&bench.service), data, None));
-        tokio::spawn(background::watch_time(Arc::clone(&bench.service)));
-        admin.subscriptions(1).await;
-        (bench, admin)
+        (Bench::serve(dir, service, placed).await, admin)
     }
 
     async fn serve(

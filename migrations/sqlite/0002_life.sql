@@ -18,10 +18,13 @@ UPDATE tokens SET rotated_at = created_at;
 -- For the purge of what ended long ago.
 CREATE INDEX tokens_revoked ON tokens (revoked_at) WHERE revoked_at IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tokens_expires ON tokens (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tokens_idle ON tokens (id) WHERE idle_seconds > 0 AND deleted_at IS NULL;
 
 ALTER TABLE token_secrets ADD COLUMN last4 TEXT NOT NULL DEFAULT '';
 ALTER TABLE token_secrets ADD COLUMN last_used_at INTEGER;
 ALTER TABLE token_secrets ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX token_secrets_expires ON token_secrets (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX token_secrets_retired ON token_secrets (retired_at) WHERE retired_at IS NOT NULL;
 UPDATE token_secrets SET last4 = (SELECT t.last4 FROM tokens t WHERE t.id = token_id);
 
 -- Who uses a secret: the name that the host gives itself, and the address it
@@ -57,10 +60,13 @@ CREATE TABLE sessions (
     host TEXT NOT NULL,
     dir TEXT NOT NULL,
     address TEXT NOT NULL,
-    opened_at INTEGER NOT NULL
+    opened_at INTEGER NOT NULL,
+    -- Known from before a subscription whose report is not yet complete.
+    stale INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX sessions_server ON sessions (server_id);
 CREATE INDEX sessions_token ON sessions (token_id);
+CREATE INDEX sessions_secret ON sessions (secret_id);
 CREATE INDEX sessions_volume ON sessions (volume_id, opened_at, id);
 
 -- What a request id was used for, so that a repetition is known as one.
@@ -75,3 +81,12 @@ CREATE TABLE requests (
     PRIMARY KEY (who, request_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX requests_at ON requests (at);
+
+-- Admins over this database, and the revision that each knows of.
+CREATE TABLE replicas (
+    id TEXT PRIMARY KEY,
+    version TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    -- By the database's clock.
+    renewed_at INTEGER NOT NULL
+) STRICT;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flexfs_auth::token::Token;
-use flexfs_common::{Error, Kind, limits};
+use flexfs_common::{Code, Error, Kind, limits};
 use tokio::time::Instant;
 
 use crate::creds_file::{CredsFile, Fingerprint, Look};
@@ -14,17 +14,23 @@ use crate::session::{MetaSession, SessionState};
 /// Longest wait between two attempts with the same secret: admin may be away
 /// for hours, and the old secret's end comes nearer.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Wait after a refusal: whoever rotates may write the file before admin knows
+/// the secret. Seldom enough to cost admin nothing, and often enough for every
+/// overlap of use.
+const REFUSED_WAIT: Duration = RETRY_MAX;
 
-/// A secret that meta has not taken yet.
+/// A secret that meta has not taken yet, from one version of the file.
 struct Offer {
     token: Token,
     at: Instant,
     wait: Duration,
+    /// That it is refused was logged.
+    told: bool,
 }
 
 impl Offer {
     fn new(token: Token) -> Offer {
-        Offer { token, at: Instant::now(), wait: limits::CREDS_POLL }
+        Offer { token, at: Instant::now(), wait: limits::CREDS_POLL, told: false }
     }
 
     /// It did not come through; true for the first time.
@@ -34,11 +40,26 @@ impl Offer {
         self.wait = (self.wait * 2).min(RETRY_MAX);
         first
     }
+
+    /// It was refused, and may be good later; true for the first time.
+    fn refused(&mut self, wait: Duration) -> bool {
+        self.at = Instant::now() + wait;
+        !std::mem::replace(&mut self.told, true)
+    }
 }
 
 /// Looks at the file until the session has ended. `in_use` is the token that
 /// the session was opened with.
-pub async fn watch(session: Arc<MetaSession>, mut file: CredsFile, mut in_use: Fingerprint) {
+pub async fn watch(session: Arc<MetaSession>, file: CredsFile, in_use: Fingerprint) {
+    follow(session, file, in_use, REFUSED_WAIT).await;
+}
+
+async fn follow(
+    session: Arc<MetaSession>,
+    mut file: CredsFile,
+    mut in_use: Fingerprint,
+    refused_wait: Duration,
+) {
     let mut offer: Option<Offer> = None;
     loop {
         let looking = tokio::task::spawn_blocking(move || {
@@ -66,10 +87,10 @@ pub async fn watch(session: Arc<MetaSession>, mut file: CredsFile, mut in_use: F
             }
         }
         if let Some(due) = offer.take_if(|offer| offer.at <= Instant::now()) {
-            match attempt(&session, due).await {
+            match attempt(&session, due, refused_wait).await {
                 Attempt::Taken(new) => in_use = new,
                 Attempt::Later(later) => offer = Some(later),
-                Attempt::Refused => {}
+                Attempt::Never => {}
             }
         }
         tokio::select! {
@@ -82,36 +103,44 @@ pub async fn watch(session: Arc<MetaSession>, mut file: CredsFile, mut in_use: F
 enum Attempt {
     Taken(Fingerprint),
     Later(Offer),
-    Refused,
+    /// Not before the file changes.
+    Never,
 }
 
-async fn attempt(session: &Arc<MetaSession>, mut offer: Offer) -> Attempt {
+async fn attempt(session: &Arc<MetaSession>, mut offer: Offer, refused_wait: Duration) -> Attempt {
     match session.state() {
         SessionState::Live => {}
         SessionState::Reconnecting => return Attempt::Later(offer),
-        SessionState::Cut(_) => return Attempt::Refused,
+        SessionState::Cut(_) => return Attempt::Never,
     }
-    match session.reauthenticate(offer.token.clone()).await {
+    let error = match session.reauthenticate(offer.token.clone()).await {
         Ok(()) => {
             let last4 = offer.token.last4();
             tracing::info!(last4, "the mount lives from another secret of its token now");
-            Attempt::Taken(Fingerprint::of(&offer.token))
+            return Attempt::Taken(Fingerprint::of(&offer.token));
         }
-        Err(error) if may_pass(&error) => {
+        // Logged by whoever cut it.
+        Err(_) if session.end_error().is_some() => return Attempt::Never,
+        Err(error) => error,
+    };
+    let refused = "the token in the credentials file is refused; the mount keeps its own";
+    match Again::after(&error) {
+        Again::Soon => {
             if offer.put_off() {
                 tracing::warn!(code = %error.code(),
                     "the token's new secret is not taken yet: {}", error.with_causes());
             }
             Attempt::Later(offer)
         }
-        // Logged by whoever cut it.
-        Err(_) if session.end_error().is_some() => Attempt::Refused,
-        Err(error) => {
-            complain(
-                "the token in the credentials file is refused; the mount keeps its own",
-                &error,
-            );
-            Attempt::Refused
+        Again::Seldom => {
+            if offer.refused(refused_wait) {
+                complain(refused, &error);
+            }
+            Attempt::Later(offer)
+        }
+        Again::Never => {
+            complain(refused, &error);
+            Attempt::Never
         }
     }
 }
@@ -123,22 +152,35 @@ fn complain(what: &str, error: &Error) {
 }
 
 /// Does it make sense to try the same secret again?
-fn may_pass(error: &Error) -> bool {
-    match error.kind() {
-        Kind::Limited
-        | Kind::Unavailable
-        | Kind::DeadlineExceeded
-        | Kind::Cancelled
-        | Kind::Corrupt
-        | Kind::Internal => true,
-        Kind::Invalid
-        | Kind::Unauthenticated
-        | Kind::Denied
-        | Kind::NotFound
-        | Kind::Exists
-        | Kind::Conflict
-        | Kind::Unsupported
-        | Kind::Posix => false,
+#[derive(Debug, PartialEq, Eq)]
+enum Again {
+    /// Somebody could not answer.
+    Soon,
+    /// Admin may come to know it, or to take it.
+    Seldom,
+    /// It is for something else, or nobody understands it.
+    Never,
+}
+
+impl Again {
+    fn after(error: &Error) -> Again {
+        match error.kind() {
+            Kind::Limited
+            | Kind::Unavailable
+            | Kind::DeadlineExceeded
+            | Kind::Cancelled
+            | Kind::Corrupt
+            | Kind::Internal => Again::Soon,
+            Kind::Unauthenticated if error.code() != Code::CredsMismatch => Again::Seldom,
+            Kind::Unauthenticated
+            | Kind::Invalid
+            | Kind::Denied
+            | Kind::NotFound
+            | Kind::Exists
+            | Kind::Conflict
+            | Kind::Unsupported
+            | Kind::Posix => Again::Never,
+        }
     }
 }
 

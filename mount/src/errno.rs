@@ -89,8 +89,8 @@ pub fn errno(code: Code) -> i32 {
         | C::ConfigInvalid
         | C::Internal
         | C::TokenExists
-        | C::TokenEnded
-        | C::TokenSecretsFull
+        | C::AlreadyEnded
+        | C::RotationFull
         | C::RotationInUse
         | C::RequestReused
         | C::TokenNotFound

@@ -263,7 +263,14 @@ impl Cluster {
     /// A new volume, with more arguments.
     #[track_caller]
     pub fn volume_with(&self, name: &str, more: &[&str]) -> Token {
-        let create = ["create", "volume", name, "--metaStoreID", "here", "--blockStoreID", "disk"];
+        self.volume_at("here", name, more)
+    }
+
+    /// A new volume of this meta store, with more arguments.
+    #[track_caller]
+    pub fn volume_at(&self, store: &str, name: &str, more: &[&str]) -> Token {
+        let blocks = if store == "here" { "disk" } else { store };
+        let create = ["create", "volume", name, "--metaStoreID", store, "--blockStoreID", blocks];
         let made = self.json(&[&create[..], more].concat());
         self.keep(&made["volumeToken"])
     }
@@ -377,7 +384,9 @@ impl Cluster {
         self.meta = Some(daemon);
     }
 
-    fn log(&self, tier: &str) -> PathBuf {
+    /// The log of `admin` or `meta`.
+    #[must_use]
+    pub fn log(&self, tier: &str) -> PathBuf {
         self.root.join("logs").join(tier)
     }
 
@@ -408,6 +417,14 @@ impl Cluster {
     /// When it does not run.
     pub fn signal_meta(&self, signal: Signal) {
         self.meta.as_ref().expect("meta runs").signal(signal);
+    }
+
+    /// Sends admin a signal, such as STOP and CONT.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_admin(&self, signal: Signal) {
+        self.admin.as_ref().expect("admin runs").signal(signal);
     }
 
     /// Ends meta with SIGTERM.
@@ -469,7 +486,7 @@ fn kill_all(home: &Path) {
 }
 
 /// Does the daemon behind this run file serve on its address?
-fn serves(run: &Path, address: &str) -> bool {
+pub(crate) fn serves(run: &Path, address: &str) -> bool {
     RunFile::find(run).is_ok_and(|found| found.is_some()) && TcpStream::connect(address).is_ok()
 }
 

@@ -12,11 +12,15 @@
 
 pub mod cluster;
 pub mod files;
+pub mod live;
+pub mod meta;
 pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod raw;
+pub mod rpc;
 pub mod scan;
 pub mod wait;
 

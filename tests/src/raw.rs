@@ -17,6 +17,8 @@ use flexfs_proto::v1::{
     OpenSessionRequest, ReadExtents, Resume, Resumed, ServerFrame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 
 use crate::cluster::{Cluster, Token};
 
@@ -31,6 +33,33 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
+}
+
+/// A client of admin's service.
+pub type Admin = AdminServiceClient<InterceptedService<Channel, BearerInterceptor>>;
+
+/// admin's service, called as `system`: without the time that a command takes
+/// to start.
+///
+/// # Errors
+/// When the cluster's files cannot be read.
+pub fn system(cluster: &Cluster) -> Result<Admin> {
+    let text = std::fs::read_to_string(cluster.home().join("admin/root.token"))
+        .map_err(|e| Error::new(Code::ConfigInvalid, "admin/root.token").caused_by(e))?;
+    let token = flexfs_auth::token::Token::parse(text.trim_end())?;
+    let bearer = BearerInterceptor::new(&token);
+    Ok(AdminServiceClient::with_interceptor(admin_peer(cluster)?.channel()?, bearer))
+}
+
+fn admin_peer(cluster: &Cluster) -> Result<Peer> {
+    let ca = std::fs::read_to_string(cluster.home().join("ssl/ca"))
+        .map_err(|e| Error::new(Code::ConfigInvalid, "ssl/ca").caused_by(e))?;
+    Ok(Peer {
+        address: cluster.admin_address().to_owned(),
+        name: tls::ADMIN_NAME.to_owned(),
+        trust: Trust::Ca(tls::certificate_from_pem(&ca)?),
+        unreachable: Code::AdminUnreachable,
+    })
 }
 
 /// A session, opened with a token.
@@ -61,17 +90,10 @@ impl RawSession {
         change: impl FnOnce(&mut OpenSessionRequest),
     ) -> Result<RawSession> {
         let token = flexfs_auth::token::Token::parse(&token.text())?;
-        let ca = std::fs::read_to_string(cluster.home().join("ssl/ca"))
-            .map_err(|e| Error::new(Code::ConfigInvalid, "ssl/ca").caused_by(e))?;
-        let trust = Trust::Ca(tls::certificate_from_pem(&ca)?);
-        let admin = Peer {
-            address: cluster.admin_address().to_owned(),
-            name: tls::ADMIN_NAME.to_owned(),
-            trust: trust.clone(),
-            unreachable: Code::AdminUnreachable,
-        };
+        let admin = admin_peer(cluster)?;
+        let trust = admin.trust.clone();
         let bearer = BearerInterceptor::new(&token);
-        let mut client = AdminServiceClient::with_interceptor(admin.channel()?, bearer.clone());
+        let mut client = AdminServiceClient::with_interceptor(admin.channel()?, bearer);
         let described = client
             .describe_mount(DescribeMountRequest { volume: volume.to_owned() })
             .await
@@ -87,19 +109,27 @@ impl RawSession {
             trust,
             unreachable: Code::MetaUnreachable,
         };
-        let mut request = OpenSessionRequest {
-            volume: volume.to_owned(),
-            protocol_min: protocol::VERSION_MIN,
-            protocol_max: protocol::VERSION,
-            // It keeps nothing, so that nobody has to wait for it.
-            features: Vec::new(),
-            honours: ["noExec", "noSUID", "noDev", "noATime"].map(str::to_owned).to_vec(),
-            host_name: "attacker".to_owned(),
-            client_version: "raw".to_owned(),
-            dir: "/".to_owned(),
-            ..OpenSessionRequest::default()
-        };
+        let mut request = open_request(volume);
         change(&mut request);
+        RawSession::open_at(peer, &token, request).await
+    }
+
+    /// Opens one more session of the same server, as a client does that has
+    /// kept its address: without a word to admin.
+    ///
+    /// # Errors
+    /// What meta says.
+    pub async fn open_again(&self, volume: &str, token: &Token) -> Result<RawSession> {
+        let token = flexfs_auth::token::Token::parse(&token.text())?;
+        RawSession::open_at(self.peer.clone(), &token, open_request(volume)).await
+    }
+
+    async fn open_at(
+        peer: Peer,
+        token: &flexfs_auth::token::Token,
+        request: OpenSessionRequest,
+    ) -> Result<RawSession> {
+        let bearer = BearerInterceptor::new(token);
         let mut client = MetaServiceClient::with_interceptor(peer.channel()?, bearer);
         let reply = client
             .open_session(request)
@@ -187,6 +217,21 @@ impl RawSession {
     #[must_use]
     pub fn root(&self) -> Vec<u8> {
         self.reply.root_handle.clone()
+    }
+}
+
+fn open_request(volume: &str) -> OpenSessionRequest {
+    OpenSessionRequest {
+        volume: volume.to_owned(),
+        protocol_min: protocol::VERSION_MIN,
+        protocol_max: protocol::VERSION,
+        // It keeps nothing, so that nobody has to wait for it.
+        features: Vec::new(),
+        honours: ["noExec", "noSUID", "noDev", "noATime"].map(str::to_owned).to_vec(),
+        host_name: "attacker".to_owned(),
+        client_version: "raw".to_owned(),
+        dir: "/".to_owned(),
+        ..OpenSessionRequest::default()
     }
 }
 

@@ -29,6 +29,12 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     wait_for(what, limit, || done().then_some(()));
 }
 
+/// Lets time pass, to choose the instant of a crash. Nothing may depend on
+/// what happens meanwhile.
+pub fn pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Runs something that may hang in a system call on a thread of its own.
 ///
 /// # Panics

@@ -16,6 +16,7 @@ use std::time::Duration;
 use flexfs_tests::cluster::{Cluster, Token};
 use flexfs_tests::process::Run;
 use flexfs_tests::wait::{wait_for, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// For what servers report to each other within seconds.
@@ -176,6 +177,11 @@ fn an_interrupted_rotation_is_completed_by_the_next_command() {
     )
     .unwrap();
     flexfs_common::home::write_file(&pending, unknown.reveal().as_bytes()).unwrap();
+    let next = cluster.configure(&["whoami"]);
+    assert!(next.ok().contains(id) && next.stderr.contains("may still take place"));
+    assert!(pending.exists(), "admin may be about to take it");
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(&pending).unwrap().set_modified(long_ago).unwrap();
     cluster.configure(&["whoami"]).ok();
     assert!(!pending.exists());
     assert_eq!(fs::read_to_string(creds(&cluster)).unwrap(), after);
@@ -201,7 +207,7 @@ fn what_is_disabled_is_refused_until_it_is_enabled() {
     whoami(&cluster, &owner).ok();
     // A revoked token stays revoked.
     cluster.configure(&["revoke", "account-token", id]).ok();
-    cluster.configure(&["enable", "account-token", id]).fails(6, "TOKEN_ENDED");
+    cluster.configure(&["enable", "account-token", id]).fails(6, "ALREADY_ENDED");
 }
 
 #[test]
@@ -388,4 +394,35 @@ fn narrowed_flags_and_a_rotation_reach_a_live_mount() {
     assert_eq!(fs::read(mount.path("f")).unwrap(), b"x");
     cluster.configure(&["rotation", "finish", &token.id, "--force"]).ok();
     assert_eq!(fs::read(mount.path("f")).unwrap(), b"x");
+}
+
+#[test]
+fn servers_that_do_not_answer_are_named_and_the_change_stands() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("work");
+    let mount = cluster.mount("work", &token);
+    cluster.signal_meta(Signal::STOP);
+    let rotate = ["rotate", "volume-token", &token.id, "--emergency", "--wait=2s"];
+    let run = cluster.configure(&rotate);
+    assert!(run.fails(7, "REVOKE_LAGGARDS").contains("the rotation stands"), "{}", run.stderr);
+    // The token is handed out all the same.
+    assert!(is_token(&run.stdout, "flxv_"), "{}", run.stdout);
+    cluster.secrets().add(run.stdout.trim_end());
+    let disable = ["disable", "volume-token", &token.id, "--wait=2s", "-o", "json"];
+    let run = cluster.configure(&disable);
+    run.fails(7, "REVOKE_LAGGARDS");
+    let said: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(said["metas"][0]["acknowledged"], false);
+    let revoke = ["revoke", "--volumeID", "work", "--all", "--wait=2s"];
+    let run = cluster.configure(&revoke);
+    run.fails(7, "REVOKE_LAGGARDS");
+    assert!(run.stdout.contains(&token.id), "{}", run.stdout);
+    cluster.signal_meta(Signal::CONT);
+    drop(mount);
+    cluster.kill9_meta();
+    wait_until("the doctor to miss the server", REPORTED, || {
+        let run = cluster.configure(&["doctor", "-o", "json"]);
+        let doctor = serde_json::from_str::<Value>(&run.stdout).unwrap();
+        run.code == 1 && check(&doctor, "metas")["ok"] == false
+    });
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
+use crate::store::lease::RENEW;
 use crate::store::{Kind, Store};
 use crate::verify::Verify;
 
-/// How often another process's commits are looked for: `recover` beside a
-/// running admin on SQLite; on Postgres a lost notification.
+/// How often another process's commits are looked for on SQLite: `recover`
+/// beside a running admin.
 const POLL: Duration = Duration::from_millis(500);
 /// How often acknowledgements are written for other replicas (only when
 /// there is one) …
@@ -26,13 +27,21 @@ const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// and tried again.
 pub async fn follow(store: Store, stop: CancellationToken) {
     let mut failing = false;
+    let every = match store.kind() {
+        Kind::Sqlite => POLL,
+        Kind::Postgres => RENEW,
+    };
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return,
             () = store.notified() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(every) => {}
         }
-        match store.catch_up().await {
+        let known = match store.catch_up().await {
+            Ok(()) => store.renew_lease().await,
+            Err(error) => Err(error),
+        };
+        match known {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
@@ -44,8 +53,8 @@ pub async fn follow(store: Store, stop: CancellationToken) {
 }
 
 /// Writes acknowledgements, last-used times and refusals now and then, and at
-/// the end; purges what ended longer than `retention` ago.
-pub async fn write_back(service: Arc<Service>, retention: Duration, stop: CancellationToken) {
+/// the end.
+pub async fn write_back(service: Arc<Service>, stop: CancellationToken) {
     let (store, registry, verify) = (service.store(), service.registry(), service.verifier());
     let every = match store.kind() {
         Kind::Sqlite => FLUSH_ALONE,
@@ -54,29 +63,44 @@ pub async fn write_back(service: Arc<Service>, retention: Duration, stop: Cancel
     let mut acknowledgements = tokio::time::interval(every);
     let mut used = tokio::time::interval(Verify::FLUSH_EVERY);
     let mut refused = tokio::time::interval(Verify::REFUSED_EVERY);
-    let mut purge = tokio::time::interval(PURGE_EVERY);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             _ = acknowledgements.tick() => told("acknowledgements", registry.flush(store).await),
             _ = used.tick() => {
                 told("last-used times", verify.flush_used().await);
+                registry.note_connected();
                 told("live mounts", service.note_live_sessions().await);
             }
             _ = refused.tick() => {
                 told("refusals", verify.flush_refused().await);
                 told("last-used times", verify.flush_urgent().await);
             }
-            _ = purge.tick() => match service.purge(retention).await {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "tokens that ended long ago were purged"),
-                Err(error) => told("purges", Err(error)),
-            },
         }
     }
     told("acknowledgements", registry.flush(store).await);
     told("last-used times", verify.flush_used().await);
     told("refusals", verify.flush_refused().await);
+}
+
+/// Purges what ended longer than `retention` ago, now and then.
+pub async fn purge(service: Arc<Service>, retention: Duration, stop: CancellationToken) {
+    let mut every = tokio::time::interval(PURGE_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let purged = tokio::select! {
+            () = stop.cancelled() => return,
+            purged = service.purge(retention) => purged,
+        };
+        match purged {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "tokens that ended long ago were purged"),
+            Err(error) => told("purges", Err(error)),
+        }
+    }
 }
 
 fn told(what: &str, written: flexfs_common::Result<()>) {

@@ -18,6 +18,9 @@ use crate::store::feed;
 
 /// Events that wait for a slow subscriber before its stream ends.
 const QUEUE: usize = 16;
+/// Reports of sessions that wait to be written: 65,536 sessions in parts of
+/// 500, and some.
+const REPORTS: usize = 256;
 /// Tokens with cuts in one acknowledgement.
 const CUTS_PER_ACK: usize = 10_000;
 
@@ -33,6 +36,8 @@ struct Subscription {
     // Held for its end.
     _connection: Connection,
     events: mpsc::Sender<Result<v1::WatchEvent>>,
+    // Written beside the stream: rows and heartbeats do not wait for them.
+    reports: mpsc::Sender<v1::SessionReport>,
     feed_id: String,
     /// Everything up to here was sent.
     sent: u64,
@@ -89,6 +94,7 @@ async fn run(
         .connect(&server)
         .ok_or_else(|| Error::new(Code::RateLimited, "this server has too many subscriptions"))?;
     let head = feed::head(service.store().reader().as_mut()).await?;
+    let reports = note_reports(&service, &store, &server);
     let mut subscription = Subscription {
         service,
         caller,
@@ -96,6 +102,7 @@ async fn run(
         server,
         _connection: connection,
         events,
+        reports,
         feed_id: head.feed_id.clone(),
         sent: start.from_revision,
     };
@@ -106,7 +113,7 @@ async fn run(
     loop {
         tokio::select! {
             request = requests.next() => match request {
-                Some(Ok(request)) => subscription.acknowledged(request).await?,
+                Some(Ok(request)) => subscription.acknowledged(request)?,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
@@ -119,12 +126,35 @@ async fn run(
                 }
             }
             _ = heartbeat.tick() => {
+                if subscription.reports.is_closed() {
+                    return Err(Error::new(Code::DatabaseFailed, "reports were not written"));
+                }
                 // Time itself can end a token.
                 subscription.check_token().await?;
                 subscription.pump(true).await?;
             }
         }
     }
+}
+
+/// Writes the reports of a server one after the other, until the stream ends
+/// or one of them fails.
+fn note_reports(
+    service: &Arc<Service>,
+    store: &StoreId,
+    server: &MetaServer,
+) -> mpsc::Sender<v1::SessionReport> {
+    let (sender, mut reports) = mpsc::channel::<v1::SessionReport>(REPORTS);
+    let (service, store, server) = (Arc::clone(service), store.clone(), server.clone());
+    tokio::spawn(async move {
+        while let Some(report) = reports.recv().await {
+            if let Err(error) = service.note_sessions(&store, &server, report).await {
+                tracing::warn!(error = error.with_causes(), "a report of sessions is not written");
+                return;
+            }
+        }
+    });
+    sender
 }
 
 impl Subscription {
@@ -211,13 +241,15 @@ impl Subscription {
             .map_err(|_| Error::new(Code::DeadlineExceeded, "the subscriber takes no events"))
     }
 
-    async fn acknowledged(&self, request: v1::WatchRequest) -> Result<()> {
+    fn acknowledged(&self, request: v1::WatchRequest) -> Result<()> {
         let ack = match request.body {
             Some(v1::watch_request::Body::Ack(ack)) => ack,
             Some(v1::watch_request::Body::Sessions(report)) => {
                 // A failure ends the stream: the server reports all of its
                 // sessions when it subscribes again.
-                return self.service.note_sessions(&self.store, &self.server, report).await;
+                return self.reports.try_send(report).map_err(|_| {
+                    Error::new(Code::RateLimited, "reports come faster than they are written")
+                });
             }
             Some(v1::watch_request::Body::Start(_)) | None => {
                 return Err(Error::new(

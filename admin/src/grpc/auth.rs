@@ -85,7 +85,12 @@ where
     }
 }
 
-async fn caller(
+/// Who calls this path?
+///
+/// # Errors
+/// `TOKEN_MISSING`, `UNSUPPORTED` for a path that there is not, the codes of
+/// `Verify`.
+pub async fn caller(
     service: &Service,
     path: &str,
     headers: &HeaderMap,

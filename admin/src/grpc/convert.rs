@@ -39,6 +39,8 @@ pub(super) fn listed(listed: Listed) -> v1::Token {
     let overdue = listed.is_overdue(clock::wall_now());
     v1::Token {
         live_secrets: listed.live_secrets,
+        // Before its claim code is redeemed it has no secret of any age.
+        rotated_at: at(listed.token.rotated_at).filter(|_| listed.claim_expires_at.is_none()),
         overdue,
         claim_expires_at: maybe(listed.claim_expires_at),
         ..token(&listed.token, &listed.volume_name)
@@ -266,7 +268,14 @@ pub(super) fn status(status: Status) -> v1::GetStatusReply {
         database: status.database.to_owned(),
         feed_id: status.head.feed_id,
         feed_revision: status.head.revision,
-        servers: status.servers.into_iter().map(meta_server).collect(),
+        servers: status
+            .servers
+            .into_iter()
+            .map(|server| v1::MetaServer {
+                last_seen_at: at(server.0.last_seen_at).filter(|_| !status.for_tenant),
+                ..meta_server(server)
+            })
+            .collect(),
     }
 }
 

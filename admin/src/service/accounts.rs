@@ -30,7 +30,7 @@ impl Service {
         let name = input::account_name(&request.name)?;
         let email = input::email(&request.email)?;
         let token = input::new_token(request.owner_token.as_ref(), TokenKind::Account)?;
-        let minted = self.derive(token).await?;
+        let minted = self.derive(caller, token).await?;
         let account = Account {
             id: AccountId::random(),
             name,
@@ -42,7 +42,7 @@ impl Service {
         };
         let grant = Grant::Account { role: Role::Owner, volumes: Vec::new() };
         let owner = mint::record(caller, account.id, &minted.token, grant);
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         if let Some(existing) = accounts::by_name(tx.sql(), &account.name).await? {
             let same = existing.email == account.email && existing.created_by == account.created_by;
             let wanted = TokenRecord { account_id: existing.id, ..owner };
@@ -121,10 +121,10 @@ impl Service {
         request: v1::DeleteRequest,
     ) -> Result<(AccountId, u64)> {
         caller.permit(Resource::Installation)?;
-        if let Some(done) = caller.deleted_before() {
-            return Ok(done);
+        if let Some((id, revision)) = caller.deleted_before() {
+            return Ok((id, self.told(caller, revision).await?));
         }
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let account = find_account(tx.sql(), &request.id).await?;
         authorize(&caller.principal, Action::AccountWrite, Resource::Account(account.id))?;
         if accounts::in_use(tx.sql(), account.id, mint::now()).await? {

@@ -2,11 +2,12 @@
 //! meta store; everything else is as if it did not exist.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use flexfs_auth::policy::Resource;
 use flexfs_auth::principal::Principal;
 use flexfs_auth::token::{Token, TokenKind};
-use flexfs_common::ids::{SecretId, ServerId, TokenId};
+use flexfs_common::ids::{SecretId, ServerId, TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Result, clock};
 use flexfs_proto::v1;
@@ -102,7 +103,7 @@ impl Service {
         if request.certificate_request.len() > REQUEST_MAX_LEN {
             return Err(bad("the certificate request is too long"));
         }
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let meta_store = metas::by_id(tx.sql(), &store_id).await?.ok_or(Code::MetaStoreNotFound)?;
         let known = metas::server(tx.sql(), id).await?;
         match &known {
@@ -192,9 +193,8 @@ impl Service {
         let text = request.token.ok_or(Code::TokenMissing)?;
         let token = Token::parse_kind(&text.value, TokenKind::Volume)?;
         let peer = peer_address(&request.peer_address);
-        let mut reader = self.store.reader();
         // Before the row: a change after this revision will come by the feed.
-        let revision = feed::head(reader.as_mut()).await?.revision;
+        let revision = self.store.known_head().await?;
         // Of another meta store = as if unknown: a stolen meta token finds out
         // nothing about the tokens of others, not even that they are good.
         let showing = Showing { from: peer, host: &request.host_name, store: Some(&store) };
@@ -202,19 +202,40 @@ impl Service {
         let secret_id = verified.secret_id.ok_or(Code::TokenUnknown)?;
         let record = verified.standing.token.clone();
         let volume_id = record.volume_id().ok_or(Code::TokenUnknown)?;
-        let volume = volumes::by_id(reader.as_mut(), volume_id).await?.ok_or(Code::TokenUnknown)?;
+        let placed = self.placed_volume(volume_id).await?;
         if !request.volume.is_empty() {
-            check_volume(&volume, &request.volume)?;
+            check_volume(&placed.0, &request.volume)?;
         }
-        let block_store = block_store_of(reader.as_mut(), &volume).await?;
         let valid_millis = millis_left(&verified.standing, secret_id);
         Ok(Validated {
             token: record,
             secret_id,
-            volume: (volume, block_store),
+            volume: placed.as_ref().clone(),
             valid_millis,
             revision,
         })
+    }
+
+    /// A volume with its block store: from memory, unless something of either
+    /// has changed since it was read.
+    async fn placed_volume(&self, id: VolumeId) -> Result<Arc<Placed>> {
+        if self.store.is_current()
+            && let Some((placed, revision)) = self.placed.get(&id)
+        {
+            let applied = self.store.applied();
+            let changed = applied.changed_since(&id, revision)
+                || applied.changed_since(&placed.1.id, revision);
+            if !changed {
+                return Ok(placed);
+            }
+        }
+        let revision = self.store.applied().latest();
+        let mut reader = self.store.reader();
+        let volume = volumes::by_id(reader.as_mut(), id).await?.ok_or(Code::TokenUnknown)?;
+        let block_store = block_store_of(reader.as_mut(), &volume).await?;
+        let placed = Arc::new((volume, block_store));
+        self.placed.insert(id, (Arc::clone(&placed), revision));
+        Ok(placed)
     }
 
     /// The states of tokens by id, for live sessions.
@@ -315,7 +336,7 @@ async fn block_store_of(sql: &mut dyn Sql, volume: &Volume) -> Result<BlockStore
 }
 
 /// An address with or without a port; anything else is not known.
-fn peer_address(text: &str) -> Option<IpAddr> {
+pub(super) fn peer_address(text: &str) -> Option<IpAddr> {
     let with_port = text.parse::<SocketAddr>().map(|address| address.ip());
     with_port.or_else(|_| text.parse()).ok().map(|ip: IpAddr| ip.to_canonical())
 }

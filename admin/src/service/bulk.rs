@@ -18,8 +18,11 @@ use crate::store::tokens::{self, Filter, Listed};
 use crate::store::volumes::Visible;
 use crate::store::{Sql, ending, volumes};
 
-/// Tokens of one call.
-const PAGE_MAX: u32 = 1000;
+/// Tokens of one call: others wait for the writer meanwhile.
+const PAGE_MAX: u32 = 200;
+
+/// Ids of one call.
+const IDS_MAX: usize = 1000;
 
 /// What a page of a bulk revocation did.
 #[derive(Clone, Debug)]
@@ -61,7 +64,7 @@ impl Service {
         let reason = input::notes(&request.reason)?;
         let page = Page::parse(PAGE_MAX, &request.page)?;
         let selection = self.selection(caller, account, &request).await?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let visible = caller.visible(account);
         let (mut found, next_page) = select(tx.sql(), &visible, &selection, &page).await?;
         let mut kept = Vec::new();
@@ -146,8 +149,8 @@ impl Service {
             _ => kinds,
         };
         let kinds = permitted(caller, account, volume, kinds)?;
-        if request.ids.len() > PAGE_MAX as usize {
-            return Err(bad(format!("at most {PAGE_MAX} ids at once")));
+        if request.ids.len() > IDS_MAX {
+            return Err(bad(format!("at most {IDS_MAX} ids at once")));
         }
         Ok(Selection {
             kinds,

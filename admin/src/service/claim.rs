@@ -62,7 +62,7 @@ impl Service {
     ///
     /// # Errors
     /// `CLAIM_USED`, `TOKEN_WRONG_KIND` when the caller has no use for this
-    /// kind, `TOKEN_ENDED`, `ARGUMENT_INVALID`.
+    /// kind, `ALREADY_ENDED`, `ARGUMENT_INVALID`.
     pub async fn redeem_claim(
         &self,
         caller: &Caller,
@@ -81,8 +81,8 @@ impl Service {
         if token.id() != id {
             return Err(bad("the new secret is not one for this claim code: the ids differ"));
         }
-        let minted = self.derive(token).await?;
-        let mut tx = self.store.begin().await?;
+        let minted = self.derive(caller, token).await?;
+        let mut tx = self.begin_for(caller).await?;
         // Read again: somebody else may have been faster, or have revoked it.
         let now = mint::now();
         let record = tokens::by_id(tx.sql(), id).await?.ok_or(Code::TokenNotFound)?;
@@ -104,7 +104,7 @@ impl Service {
             self.verify.note_refusal(caller.source, shown, error.code());
         })?;
         if !record.lives(now) {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         rotate::insert(tx.sql(), &record, &minted, &before, now).await?;
         let from = caller.source.map(|ip| ip.to_string()).unwrap_or_default();

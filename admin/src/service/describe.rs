@@ -32,6 +32,8 @@ pub struct Status {
     pub head: feed::Head,
     /// Servers, and whether each is connected here.
     pub servers: Vec<(MetaServer, bool)>,
+    /// For a tenant: when a server was last heard of tells of others.
+    pub for_tenant: bool,
 }
 
 impl Service {
@@ -80,7 +82,7 @@ impl Service {
             let own = accounts::own_changes(reader.as_mut(), account).await?;
             return Ok(as_tenants_see(self.store.kind().name(), head, servers, own));
         }
-        Ok(Status { database: self.store.kind().name(), head, servers })
+        Ok(Status { database: self.store.kind().name(), head, servers, for_tenant: false })
     }
 
     /// Where the volume of the calling volume token is served. `volume` is
@@ -143,7 +145,8 @@ fn as_tenants_see(
             (MetaServer { acknowledged, ..server }, connected)
         })
         .collect();
-    Status { database, head: feed::Head { revision: own.count, floor: 0, ..head }, servers }
+    let head = feed::Head { revision: own.count, floor: 0, ..head };
+    Status { database, head, servers, for_tenant: true }
 }
 
 /// Is this what the user calls the volume? A token of another volume is

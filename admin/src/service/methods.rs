@@ -98,8 +98,12 @@ methods! {
     }
 }
 
-/// The method of a path.
+/// What is asked over plain HTTP, behind the same door.
+pub const ROUTES: &[Method] =
+    &[Method { path: "/metrics", kinds: ACCOUNT, rule: Rule::Action(Action::MetricsRead) }];
+
+/// The method or route of a path.
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Method> {
-    METHODS.iter().find(|method| method.path == path)
+    METHODS.iter().chain(ROUTES).find(|method| method.path == path)
 }

@@ -39,8 +39,8 @@ pub(super) enum Outcome<T> {
 }
 
 impl Service {
-    pub(super) async fn derive(&self, token: Token) -> Result<Minted> {
-        let verifier = self.verify.derive(&token).await?;
+    pub(super) async fn derive(&self, caller: &Caller, token: Token) -> Result<Minted> {
+        let verifier = self.verify.derive(Some(caller.account_id()), &token).await?;
         Ok(Minted { token, verifier })
     }
 
@@ -116,6 +116,13 @@ pub(super) fn check_hands_out(caller: &Caller, token: &TokenRecord) -> Result<()
         return Err(Error::new(
             Code::RoleForbidden,
             "this token is limited to source addresses and makes only tokens limited to these",
+        ));
+    }
+    let idle = token.idle_seconds;
+    if own.idle_seconds > 0 && !(1..=own.idle_seconds).contains(&idle) {
+        return Err(Error::new(
+            Code::RoleForbidden,
+            "this token ends when unused and makes only account tokens that end no later",
         ));
     }
     let in_time = own.expires_at.is_none_or(|end| token.expires_at.is_some_and(|at| at <= end));

@@ -13,6 +13,8 @@ use super::revoke::volume_of;
 use crate::audit::{Entry, OK, Who};
 use crate::store::{claims, ending, requests, secrets, sessions, tokens};
 
+/// Between two transactions.
+const BREATH: Duration = Duration::from_millis(50);
 /// How long a request id is remembered.
 const REQUESTS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,6 +52,8 @@ impl Service {
             }
             purged += ended.len();
             tx.commit_all(&entries, &changes).await?;
+            // Others write, too.
+            tokio::time::sleep(BREATH).await;
         }
         let mut tx = self.store.begin().await?;
         secrets::purge(tx.sql(), before(retention)).await?;

@@ -77,7 +77,7 @@ impl Service {
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted =
             self.wanted(caller, asked, &request.account_id, Some(Action::SelfRevoke)).await?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         check_not_last(tx.sql(), caller, &token).await?;
         let volume = volume_of(tx.sql(), &token).await?;
@@ -101,11 +101,11 @@ impl Service {
 
     /// Begins a change that ends sessions, when all cuts told so far are
     /// written.
-    pub(super) async fn begin_ending(&self, wait_millis: u32) -> Result<Tx> {
+    pub(super) async fn begin_ending(&self, caller: &Caller, wait_millis: u32) -> Result<Tx> {
         if wait_millis > 0 {
             self.registry.flush(&self.store).await?;
         }
-        self.store.begin().await
+        self.begin_for(caller).await
     }
 
     /// Before the commit: what must be known to count afterwards.

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use flexfs_auth::policy::Action;
-use flexfs_auth::token::TokenKind;
+use flexfs_auth::principal::Principal;
+use flexfs_common::ids::SecretId;
 use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1::{self, FeedKind};
 use jiff::{SignedDuration, Timestamp};
@@ -14,9 +15,15 @@ use super::input::{self, bad};
 use super::mint::{self, Minted, check_hands_out, token_change};
 use super::revoke::{Revoked, Settled, Whose, stores, volume_of};
 use super::{Caller, Service};
-use crate::model::{SecretRecord, SecretUse, TokenRecord, TokenState};
+use crate::model::{SecretRecord, SecretUse, TokenRecord, TokenState, Used};
 use crate::store::tokens::Listed;
 use crate::store::{Sql, claims, feed, secrets, tokens};
+
+/// How often a token can rotate itself in this time; no more than the ended
+/// secrets that are kept, by which it is counted.
+const ROTATIONS_PER_PACE: usize = 16;
+/// See [`ROTATIONS_PER_PACE`].
+const PACE: SignedDuration = SignedDuration::from_secs(2);
 
 /// A token and its secrets, the oldest first.
 #[derive(Clone, Debug)]
@@ -43,9 +50,9 @@ impl Service {
     /// in an emergency. The same secret again changes nothing.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`,
     /// `TOKEN_EXISTS` for a secret that the token had before,
-    /// `TOKEN_SECRETS_FULL`, `ARGUMENT_INVALID`.
+    /// `ROTATION_FULL`, `ARGUMENT_INVALID`.
     pub async fn rotate_token(
         &self,
         caller: &Caller,
@@ -61,8 +68,8 @@ impl Service {
         if token.id() != found.id {
             return Err(bad("the new secret is not one for this token: the ids differ"));
         }
-        let minted = self.derive(token).await?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let minted = self.derive(caller, token).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         if !wanted.is_own() {
             check_hands_out(caller, &token)?;
@@ -71,32 +78,43 @@ impl Service {
         require_living(&token, now)?;
         let before = secrets::of_token(tx.sql(), token.id).await?;
         let repeated = self.repeated_secret(&minted, &before, now)?;
-        let (mut revision, mut settled) = (0, Settled::default());
-        if repeated {
-            drop(tx);
-        } else {
-            let live = live(&before, now);
+        let live: Vec<_> = live(&before, now)
+            .into_iter()
+            .filter(|secret| repeated.is_none_or(|same| same != secret.id))
+            .collect();
+        if repeated.is_none() {
+            if wanted.is_own() {
+                check_newest(caller, &live)?;
+                check_pace(&before, now)?;
+            }
             if overlap.is_some() && live.len() >= limits::SECRETS_PER_TOKEN {
-                return Err(Code::TokenSecretsFull.into());
+                return Err(Code::RotationFull.into());
             }
             insert(tx.sql(), &token, &minted, &before, now).await?;
+            claims::remove(tx.sql(), token.id).await?;
+        }
+        let volume = volume_of(tx.sql(), &token).await?;
+        let millis = if overlap.is_none() { request.wait_millis } else { 0 };
+        let whose = Whose::Tokens(vec![token.id]);
+        let wait = self.prepare_wait(tx.sql(), whose, stores(&volume), millis).await?;
+        // A repetition ends what an emergency still finds, and nothing else.
+        let revision = if repeated.is_some() && (overlap.is_some() || live.is_empty()) {
+            let head = feed::head(tx.sql()).await?;
+            drop(tx);
+            head.revision
+        } else {
             for secret in &live {
                 end(tx.sql(), secret, now, overlap).await?;
             }
-            claims::remove(tx.sql(), token.id).await?;
-            let volume = volume_of(tx.sql(), &token).await?;
-            let millis = if overlap.is_none() { request.wait_millis } else { 0 };
-            let whose = Whose::Tokens(vec![token.id]);
-            let wait = self.prepare_wait(tx.sql(), whose, stores(&volume), millis).await?;
             let change = token_change(FeedKind::TokenChanged, &token, volume.as_ref());
             let mut entry = caller.entry(Some(token.account_id), "token.rotate", token.id);
             entry.detail = match overlap {
                 Some(overlap) => format!("overlap of {} s", overlap.as_secs()),
                 None => "emergency".to_owned(),
             };
-            revision = tx.commit(entry, &[change]).await?;
-            settled = self.settle(wait, revision).await?;
-        }
+            tx.commit(entry, &[change]).await?
+        };
+        let settled = self.settle(wait, revision).await?;
         self.rotated(caller, &token, (revision, settled)).await
     }
 
@@ -106,11 +124,11 @@ impl Service {
         minted: &Minted,
         before: &[SecretRecord],
         now: Timestamp,
-    ) -> Result<bool> {
+    ) -> Result<Option<SecretId>> {
         let same = self.verify.matching(&minted.token, before);
         match same {
-            None => Ok(false),
-            Some(secret) if secret.live(now) => Ok(true),
+            None => Ok(None),
+            Some(secret) if secret.live(now) => Ok(Some(secret.id)),
             Some(_) => Err(Error::new(
                 Code::TokenExists,
                 "the token had this secret before, and it has ended: generate another one",
@@ -124,13 +142,8 @@ impl Service {
         token: &TokenRecord,
         (revision, settled): (u64, Settled),
     ) -> Result<Rotated> {
-        let mut reader = self.store.reader();
-        let revision = match revision {
-            0 => feed::head(reader.as_mut()).await?.revision,
-            done => done,
-        };
         let revision = self.told(caller, revision).await?;
-        let rotation = rotation(reader.as_mut(), token).await?;
+        let rotation = rotation(self.store.reader().as_mut(), caller, token).await?;
         Ok(Rotated { rotation, ended: Revoked { id: token.id.to_string(), revision, settled } })
     }
 
@@ -150,13 +163,13 @@ impl Service {
         self.verify.flush_used().await?;
         let mut reader = self.store.reader();
         let token = self.target(reader.as_mut(), caller, &wanted).await?;
-        rotation(reader.as_mut(), &token).await
+        rotation(reader.as_mut(), caller, &token).await
     }
 
     /// Ends all secrets of a token but the newest.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`,
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`,
     /// `ROTATION_IN_USE` while a mount, or a use of the last minute, needs an
     /// old one, unless forced.
     pub async fn finish_rotation(
@@ -168,31 +181,37 @@ impl Service {
         let wanted =
             self.wanted(caller, asked, &request.account_id, Some(Action::SelfRotate)).await?;
         self.verify.flush_used().await?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         let all = secrets::of_token(tx.sql(), token.id).await?;
         let live = live(&all, now);
-        let Some((_, old)) = live.split_last().filter(|(_, old)| !old.is_empty()) else {
-            drop(tx);
-            return self.rotated(caller, &token, (0, Settled::default())).await;
-        };
+        let old = live.split_last().map_or(&[][..], |(_, old)| old);
+        if wanted.is_own() && !old.is_empty() {
+            check_newest(caller, &live)?;
+        }
         if !request.force {
-            check_unused(tx.sql(), old, now).await?;
+            check_unused(tx.sql(), old, now).await.map_err(|error| for_owners(caller, error))?;
         }
         let volume = volume_of(tx.sql(), &token).await?;
         let whose = Whose::Tokens(vec![token.id]);
         let wait = self.prepare_wait(tx.sql(), whose, stores(&volume), request.wait_millis).await?;
-        for secret in old {
-            secrets::retire(tx.sql(), secret.id, now).await?;
-        }
-        let change = token_change(FeedKind::TokenChanged, &token, volume.as_ref());
-        let mut entry = caller.entry(Some(token.account_id), "rotation.finish", token.id);
-        entry.detail = if request.force { "forced".to_owned() } else { String::new() };
-        let revision = tx.commit(entry, &[change]).await?;
+        let revision = if old.is_empty() {
+            let head = feed::head(tx.sql()).await?;
+            drop(tx);
+            head.revision
+        } else {
+            for secret in old {
+                secrets::retire(tx.sql(), secret.id, now).await?;
+            }
+            let change = token_change(FeedKind::TokenChanged, &token, volume.as_ref());
+            let mut entry = caller.entry(Some(token.account_id), "rotation.finish", token.id);
+            entry.detail = if request.force { "forced".to_owned() } else { String::new() };
+            tx.commit(entry, &[change]).await?
+        };
         let settled = self.settle(wait, revision).await?;
         self.rotated(caller, &token, (revision, settled)).await
     }
@@ -218,7 +237,38 @@ fn overlap(request: &v1::RotateTokenRequest) -> Result<Option<Duration>> {
 }
 
 fn require_living(token: &TokenRecord, now: Timestamp) -> Result<()> {
-    if token.lives(now) { Ok(()) } else { Err(Code::TokenEnded.into()) }
+    if token.lives(now) { Ok(()) } else { Err(Code::AlreadyEnded.into()) }
+}
+
+/// A token rotates itself with its newest secret alone: whoever holds one that
+/// is about to end must neither prolong it nor end the good one.
+fn check_newest(caller: &Caller, live: &[SecretRecord]) -> Result<()> {
+    if live.last().is_some_and(|secret| Some(secret.id) == caller.verified.secret_id) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::TokenRotated,
+        "this secret was replaced by a newer one, which alone can rotate the token",
+    ))
+}
+
+/// Each rotation makes all that know the token look again.
+fn check_pace(before: &[SecretRecord], now: Timestamp) -> Result<()> {
+    let since = now.checked_sub(PACE).unwrap_or(Timestamp::MIN);
+    if before.iter().filter(|secret| secret.created_at > since).count() < ROTATIONS_PER_PACE {
+        return Ok(());
+    }
+    Err(Error::new(Code::RateLimited, "the token was rotated too often in the last seconds"))
+}
+
+/// Mounts and metadata servers are not told who else holds their token.
+fn for_owners(caller: &Caller, error: Error) -> Error {
+    match caller.principal {
+        Principal::Account { .. } => error,
+        Principal::Volume { .. } | Principal::Meta { .. } | Principal::Claim { .. } => {
+            error.code().into()
+        }
+    }
 }
 
 fn live(secrets: &[SecretRecord], now: Timestamp) -> Vec<SecretRecord> {
@@ -290,14 +340,18 @@ fn user(host: &SecretUse, now: Timestamp) -> String {
     }
 }
 
-async fn rotation(sql: &mut dyn Sql, token: &TokenRecord) -> Result<Rotation> {
+async fn rotation(sql: &mut dyn Sql, caller: &Caller, token: &TokenRecord) -> Result<Rotation> {
     let now = mint::now();
-    let shown = tokens::listed(sql, token.id, now).await?.ok_or(Code::TokenNotFound)?;
+    let mut shown = tokens::listed(sql, token.id, now).await?.ok_or(Code::TokenNotFound)?;
+    let told = matches!(caller.principal, Principal::Account { .. });
+    if !told {
+        shown.token.notes.clear();
+        shown.token.used = Used::default();
+    }
     let mut out = Vec::new();
     for secret in secrets::of_token(sql, token.id).await? {
-        let hosts = secrets::hosts(sql, secret.id).await?;
+        let hosts = if told { secrets::hosts(sql, secret.id).await? } else { Vec::new() };
         out.push((secret, hosts));
     }
-    debug_assert_ne!(shown.token.grant.kind(), TokenKind::Claim);
     Ok(Rotation { shown, secrets: out, now })
 }

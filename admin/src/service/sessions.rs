@@ -2,10 +2,11 @@
 
 use flexfs_auth::policy::{Action, Resource, authorize};
 use flexfs_common::ids::{SecretId, SessionId, TokenId, VolumeId};
-use flexfs_common::name::StoreId;
+use flexfs_common::name::{StoreId, SubtreePath};
 use flexfs_common::{Code, Error, Result, wire};
 use flexfs_proto::v1;
 
+use super::authority::peer_address;
 use super::{Caller, Service, hidden};
 use crate::model::{LiveSession, MetaServer};
 use crate::page::Page;
@@ -14,6 +15,9 @@ use crate::verify::host_name;
 
 /// Sessions of one report.
 const REPORT_MAX: usize = 1000;
+/// Sessions of one server: what a metadata server itself allows, and as many
+/// that it has not yet reported as ended.
+const SESSIONS_PER_SERVER: u64 = 2 * 65_536;
 
 impl Service {
     /// The mounts of an account's volumes, as far as the caller may see them.
@@ -64,7 +68,11 @@ impl Service {
             report.closed.iter().map(|id| session_id(id)).collect::<Result<_>>()?;
         let mut tx = self.store.begin().await?;
         if report.all {
-            sessions::clear(tx.sql(), server.id).await?;
+            sessions::mark_stale(tx.sql(), server.id).await?;
+        }
+        let known = sessions::count_of(tx.sql(), server.id).await?;
+        if known + opened.len() as u64 > SESSIONS_PER_SERVER {
+            return Err(Error::new(Code::ProtocolInvalid, "a server with too many sessions"));
         }
         for session in &opened {
             sessions::put(tx.sql(), store, session).await?;
@@ -72,7 +80,10 @@ impl Service {
         for id in closed {
             sessions::remove(tx.sql(), server.id, id).await?;
         }
-        sessions::note_used(tx.sql(), server.id, super::mint::now()).await?;
+        if !report.more {
+            // The report is complete: what it did not name is over.
+            sessions::remove_stale(tx.sql(), server.id).await?;
+        }
         tx.commit_quietly().await
     }
 }
@@ -93,10 +104,11 @@ fn parse(server: &MetaServer, session: &v1::LiveSession) -> Result<LiveSession> 
         token_id: session.token_id.parse::<TokenId>().map_err(bad)?,
         secret_id: session.secret_id.parse::<SecretId>().map_err(bad)?,
         volume_id: session.volume_id.parse::<VolumeId>().map_err(bad)?,
-        mount_path: session.mount_path.clone(),
+        mount_path: session.mount_path.parse::<SubtreePath>().map_err(bad)?.to_string(),
         host: short(&session.host_name),
         dir: short(&session.dir),
-        address: short(&session.peer_address),
+        // As uses have it: without the port, or one host looks like many.
+        address: peer_address(&session.peer_address).map_or_else(String::new, |ip| ip.to_string()),
         opened_at: match &session.opened_at {
             Some(at) => wire::timestamp_from_wire(at)?,
             None => super::mint::now(),

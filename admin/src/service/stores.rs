@@ -38,10 +38,10 @@ impl Service {
             created_by: caller.token_id(),
         };
         let token = input::new_token(request.meta_token.as_ref(), TokenKind::Meta)?;
-        let minted = self.derive(token).await?;
+        let minted = self.derive(caller, token).await?;
         let grant = Grant::Meta { meta_store: store.id.clone() };
         let record = mint::record(caller, caller.account_id(), &minted.token, grant);
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         if let Some(existing) = metas::by_id(tx.sql(), &store.id).await? {
             let same = MetaStore { created_at: existing.created_at, ..store } == existing;
             return match self.repeated(tx.sql(), &minted.token, &record).await {
@@ -114,11 +114,11 @@ impl Service {
         request: v1::DeleteRequest,
     ) -> Result<(StoreId, u64)> {
         caller.permit(Resource::Installation)?;
-        if let Some(done) = caller.deleted_before() {
-            return Ok(done);
+        if let Some((id, revision)) = caller.deleted_before() {
+            return Ok((id, self.told(caller, revision).await?));
         }
         let id = input::store_id(&request.id, Code::MetaStoreNotFound)?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         metas::by_id(tx.sql(), &id)
             .await?
             .filter(|store| store.state == StoreState::Active)
@@ -155,7 +155,7 @@ impl Service {
         caller.permit(Resource::Installation)?;
         let asked = request.block_store.ok_or_else(|| bad("the block store is missing"))?;
         let store = block_store(caller, &asked)?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         if blocks::by_id(tx.sql(), &store.id).await?.is_some() {
             return Err(Code::BlockStoreExists.into());
         }
@@ -206,11 +206,11 @@ impl Service {
         request: v1::DeleteRequest,
     ) -> Result<(StoreId, u64)> {
         caller.permit(Resource::Installation)?;
-        if let Some(done) = caller.deleted_before() {
-            return Ok(done);
+        if let Some((id, revision)) = caller.deleted_before() {
+            return Ok((id, self.told(caller, revision).await?));
         }
         let id = input::store_id(&request.id, Code::BlockStoreNotFound)?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         blocks::by_id(tx.sql(), &id)
             .await?
             .filter(|store| store.state == StoreState::Active)

@@ -6,7 +6,7 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1::{self, FeedKind};
 
 use super::find::find_account;
-use super::mint::{self, token_change};
+use super::mint::{self, check_hands_out, token_change};
 use super::revoke::{Revoked, Whose, check_not_last, stores, volume_of};
 use super::tokens::ShownToken;
 use super::{Caller, Service, input};
@@ -19,7 +19,7 @@ impl Service {
     ///
     /// # Errors
     /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `LAST_OWNER`,
-    /// `TOKEN_ENDED`.
+    /// `ALREADY_ENDED`.
     pub async fn disable_token(
         &self,
         caller: &Caller,
@@ -28,11 +28,11 @@ impl Service {
         let reason = input::notes(&request.reason)?;
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         check_not_last(tx.sql(), caller, &token).await?;
         let volume = volume_of(tx.sql(), &token).await?;
@@ -53,7 +53,7 @@ impl Service {
     /// Puts a disabled token back to use. Again changes nothing.
     ///
     /// # Errors
-    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `TOKEN_ENDED`.
+    /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `ROLE_FORBIDDEN`, `ALREADY_ENDED`.
     pub async fn enable_token(
         &self,
         caller: &Caller,
@@ -61,12 +61,13 @@ impl Service {
     ) -> Result<ShownToken> {
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
+        check_hands_out(caller, &token)?;
         if token.disabled_at.is_some() {
             let volume = volume_of(tx.sql(), &token).await?;
             ending::set_disabled(tx.sql(), token.id, None).await?;
@@ -90,7 +91,7 @@ impl Service {
     ) -> Result<Revoked> {
         caller.permit(Resource::Installation)?;
         let reason = input::notes(&request.reason)?;
-        let mut tx = self.begin_ending(request.wait_millis).await?;
+        let mut tx = self.begin_ending(caller, request.wait_millis).await?;
         let account = find_account(tx.sql(), &request.id).await?;
         authorize(&caller.principal, Action::AccountWrite, Resource::Account(account.id))?;
         let system = accounts::system(tx.sql()).await?;
@@ -123,7 +124,7 @@ impl Service {
         request: v1::GetRequest,
     ) -> Result<Account> {
         caller.permit(Resource::Installation)?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let account = find_account(tx.sql(), &request.id).await?;
         authorize(&caller.principal, Action::AccountWrite, Resource::Account(account.id))?;
         match account.state {

@@ -54,12 +54,15 @@ impl Service {
             // Whoever expires makes what expires with him, unless he says less.
             expires_at: expires_at.or(own.expires_at),
             not_before,
-            idle_seconds: input::idle(request.idle_seconds)?,
+            idle_seconds: match input::idle(request.idle_seconds)? {
+                0 => own.idle_seconds,
+                idle => idle,
+            },
             ..mint::record(caller, account, first.text(), Grant::Account { role, volumes: limits })
         };
         check_hands_out(caller, &record)?;
-        let minted = self.derive(first.text().clone()).await?;
-        let mut tx = self.store.begin().await?;
+        let minted = self.derive(caller, first.text().clone()).await?;
+        let mut tx = self.begin_for(caller).await?;
         require_active(tx.sql(), account).await?;
         let entry = caller.entry(Some(account), "accountToken.create", record.id);
         self.create(tx, (&record, None), (&first, &minted), entry).await
@@ -93,7 +96,9 @@ impl Service {
                     drop(tx);
                     return self.shown(record.id, record.created_at).await;
                 }
-                tokens::insert(tx.sql(), record).await?;
+                // Idle time counts from when it can be used.
+                let unclaimed = TokenRecord { rotated_at: *expires_at, ..record.clone() };
+                tokens::insert(tx.sql(), &unclaimed).await?;
                 claims::insert(tx.sql(), record.id, &claim).await?;
             }
         }
@@ -192,8 +197,8 @@ impl Service {
             ..mint::record(caller, account, first.text(), volume_grant(volume.id, &request)?)
         };
         debug_assert_eq!(permit.resource(), Resource::Volume(account, volume.id));
-        let minted = self.derive(first.text().clone()).await?;
-        let mut tx = self.store.begin().await?;
+        let minted = self.derive(caller, first.text().clone()).await?;
+        let mut tx = self.begin_for(caller).await?;
         require_active(tx.sql(), account).await?;
         // Read again: it may have been retired while argon2 ran.
         let volume = volumes::by_id(tx.sql(), volume.id).await?.ok_or(Code::VolumeNotFound)?;
@@ -284,12 +289,12 @@ impl Service {
         caller: &Caller,
         request: v1::DeleteTokenRequest,
     ) -> Result<(TokenId, u64)> {
-        if let Some(done) = caller.deleted_before() {
-            return Ok(done);
+        if let Some((id, revision)) = caller.deleted_before() {
+            return Ok((id, self.told(caller, revision).await?));
         }
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         match token.state(now) {

@@ -25,7 +25,7 @@ impl Service {
     ///
     /// # Errors
     /// `TOKEN_NOT_FOUND`, `ACCOUNT_NOT_FOUND`, `VOLUME_NOT_FOUND`,
-    /// `ROLE_FORBIDDEN`, `TOKEN_ENDED` for a revoked one, `LAST_OWNER`,
+    /// `ROLE_FORBIDDEN`, `ALREADY_ENDED` for a revoked one, `LAST_OWNER`,
     /// `ARGUMENT_INVALID`.
     pub async fn update_token(
         &self,
@@ -34,11 +34,11 @@ impl Service {
     ) -> Result<ShownToken> {
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
         if token.state(now) == TokenState::Revoked {
-            return Err(Code::TokenEnded.into());
+            return Err(Code::AlreadyEnded.into());
         }
         let changed = self.changed(tx.sql(), caller, &token, &request, now).await?;
         check_hands_out(caller, &changed)?;
@@ -125,7 +125,7 @@ impl Service {
         caller: &Caller,
         request: v1::UpdateAccountRequest,
     ) -> Result<Account> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let id = if caller.is_system() && !request.id.is_empty() {
             find_account(tx.sql(), &request.id).await?.id
         } else {
@@ -171,7 +171,7 @@ impl Service {
         request: v1::UpdateVolumeRequest,
     ) -> Result<Volume> {
         let account = self.account_of(caller, &request.account_id).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let (volume, _permit) =
             self.find_volume(tx.sql(), caller, Action::VolumeWrite, account, &request.id).await?;
         match volume.state {

@@ -37,11 +37,11 @@ impl Service {
         let minted = match request.volume_token {
             Some(text) => {
                 let token = input::new_token(Some(&text), TokenKind::Volume)?;
-                Some(self.derive(token).await?)
+                Some(self.derive(caller, token).await?)
             }
             None => None,
         };
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let active = accounts::by_id(tx.sql(), account).await?;
         if active.is_none_or(|account| account.state != AccountState::Active) {
             return Err(Code::AccountNotFound.into());
@@ -126,11 +126,11 @@ impl Service {
         caller: &Caller,
         request: v1::DeleteRequest,
     ) -> Result<(VolumeId, u64)> {
-        if let Some(done) = caller.deleted_before() {
-            return Ok(done);
+        if let Some((id, revision)) = caller.deleted_before() {
+            return Ok((id, self.told(caller, revision).await?));
         }
         let account = self.account_of(caller, &request.account_id).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin_for(caller).await?;
         let (volume, _permit) =
             self.find_volume(tx.sql(), caller, Action::VolumeWrite, account, &request.id).await?;
         if volume.state == VolumeState::Retired {

@@ -90,8 +90,8 @@ const SLOTS: usize = 1 << 16;
 /// made of that row may be used while [`Applied::changed_since`] is false.
 /// A commit enters here before its caller is answered, so nothing is used
 /// after its revocation was answered. Changes of other processes enter by
-/// polling; with Postgres, where that is the normal case, caches must read
-/// the row again at each use.
+/// polling: with Postgres, where that is the normal case, nothing is used
+/// without a lease (`store::lease`).
 #[derive(Debug)]
 pub struct Applied {
     slots: Box<[AtomicU64]>,
@@ -159,6 +159,9 @@ impl Applied {
             }
             if let Some(id) = row.change.account {
                 self.touch(&id, row.revision);
+            }
+            if let Some(id) = &row.change.block_store {
+                self.touch(id, row.revision);
             }
         }
         if let Some(last) = rows.last() {

@@ -127,9 +127,9 @@ pub async fn set_disabled(sql: &mut dyn Sql, id: TokenId, at: Option<Timestamp>)
     .map(drop)
 }
 
-/// Tokens that were revoked or expired before an instant and are still
-/// listed, at most 1000. Those whose idle end is over are not among them:
-/// nothing tells exactly when that was.
+/// Tokens that were revoked or expired before an instant, were unused for too
+/// long by then, or never got a secret because nobody redeemed their claim
+/// code, and are still listed; at most 200.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
@@ -139,7 +139,16 @@ pub async fn ended_before(sql: &mut dyn Sql, before: Timestamp) -> Result<Vec<To
             "SELECT id FROM tokens WHERE deleted_at IS NULL AND revoked_at < $1
              UNION
              SELECT id FROM tokens WHERE deleted_at IS NULL AND expires_at < $1
-             LIMIT 1000",
+             UNION
+             SELECT id FROM tokens WHERE deleted_at IS NULL AND idle_seconds > 0
+               AND COALESCE(last_used_at, created_at) + idle_seconds * 1000000 < $1
+               AND rotated_at + idle_seconds * 1000000 < $1
+               AND COALESCE(not_before, 0) + idle_seconds * 1000000 < $1
+             UNION
+             SELECT c.token_id FROM token_claims c JOIN tokens t ON t.id = c.token_id
+             WHERE t.deleted_at IS NULL AND c.redeemed_at IS NULL AND c.expires_at < $1
+               AND NOT EXISTS (SELECT 1 FROM token_secrets s WHERE s.token_id = c.token_id)
+             LIMIT 200",
             vec![Value::time(before)],
         )
         .await?;

@@ -8,7 +8,9 @@ use flexfs_common::{Code, Error, Result, limits};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Arguments, Column, Row as _, TypeInfo};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
+use super::lease::{LEASE, MARGIN};
 use super::{Database, Kind, Row, Sql, Value, WriteTransaction, failed};
 
 /// Connections of one admin.
@@ -19,6 +21,18 @@ const WRITERS: &str = "SELECT pg_advisory_xact_lock(112603859019379)";
 const STATEMENT_LIMIT: &str = "20s";
 /// A replica that died in a transaction holds the lock no longer.
 const IDLE_LIMIT: &str = "10s";
+/// Tells how far a replica is; long silent ones are forgotten on the way.
+const RENEW: &str = "WITH gone AS (DELETE FROM replicas
+         WHERE renewed_at < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - 60000000
+           AND id <> $1)
+     INSERT INTO replicas (id, version, seen, renewed_at)
+     VALUES ($1, $2, $3, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
+     ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, renewed_at = excluded.renewed_at";
+/// Other replicas that may answer from memory and do not know of a revision.
+const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE id <> $1 AND seen < $2
+     AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $3";
+/// How often a committer looks whether the others know.
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 /// Wait before the next attempt to listen.
 const RELISTEN: Duration = Duration::from_secs(1);
 
@@ -151,6 +165,41 @@ impl Database for Postgres {
         if let Err(error) = self.wait().await {
             tracing::debug!(%error, "listening to the database failed; polling goes on");
             tokio::time::sleep(RELISTEN).await;
+        }
+    }
+    async fn renew(&self, replica: Uuid, seen: u64) -> Result<Option<u64>> {
+        let seen = i64::try_from(seen).unwrap_or(i64::MAX);
+        let mut tx = self.pool.begin().await.map_err(failed)?;
+        // Against a commit that is under way: one of the two comes first.
+        let head: i64 = sqlx::query_scalar("SELECT revision FROM feed_head FOR SHARE")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed)?;
+        sqlx::query(RENEW)
+            .bind(replica.to_string())
+            .bind(env!("CARGO_PKG_VERSION"))
+            .bind(seen)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(Some(u64::try_from(head).unwrap_or(0)))
+    }
+    async fn settled(&self, replica: Uuid, revision: u64) -> Result<()> {
+        let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+        let span = i64::try_from((LEASE + MARGIN).as_micros()).unwrap_or(i64::MAX);
+        loop {
+            let behind: i64 = sqlx::query_scalar(BEHIND)
+                .bind(replica.to_string())
+                .bind(revision)
+                .bind(span)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(failed)?;
+            if behind == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
         }
     }
     async fn close(&self) {

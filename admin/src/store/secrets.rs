@@ -14,6 +14,12 @@ use crate::model::{SecretRecord, SecretUse};
 /// could make up any number of them.
 pub const HOSTS_PER_SECRET: i64 = 64;
 
+/// Ended secrets kept per token, to tell a late user what happened: somebody
+/// with a token could rotate it without end.
+pub const ENDED_PER_TOKEN: i64 = 16;
+
+/// Writes one; of those that have ended only the newest are kept.
+///
 /// # Errors
 /// `DATABASE_FAILED`.
 pub async fn insert(sql: &mut dyn Sql, token: TokenId, secret: &SecretRecord) -> Result<()> {
@@ -30,6 +36,16 @@ pub async fn insert(sql: &mut dyn Sql, token: TokenId, secret: &SecretRecord) ->
             Value::time(secret.created_at),
             Value::opt_time(secret.expires_at),
         ],
+    )
+    .await?;
+    sql.execute(
+        "DELETE FROM token_secrets
+         WHERE token_id = $1 AND (retired_at IS NOT NULL OR expires_at <= $2)
+           AND created_at < (SELECT MIN(k.created_at) FROM (
+               SELECT s.created_at FROM token_secrets s
+               WHERE s.token_id = $1 AND (s.retired_at IS NOT NULL OR s.expires_at <= $2)
+               ORDER BY s.created_at DESC LIMIT $3) k)",
+        vec![Value::text(token), Value::time(secret.created_at), ENDED_PER_TOKEN.into()],
     )
     .await?;
     sql.execute(
@@ -191,7 +207,7 @@ pub async fn note_uses(sql: &mut dyn Sql, uses: &Uses<'_>) -> Result<()> {
     .map(drop)
 }
 
-/// The hosts that use a secret, the latest first, each with its live mounts.
+/// The hosts that use a secret, those with live mounts and the latest first.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
@@ -204,7 +220,8 @@ pub async fn hosts(sql: &mut dyn Sql, secret: SecretId) -> Result<Vec<SecretUse>
                  FROM secret_uses WHERE secret_id = $1
                  UNION ALL
                  SELECT host, address, opened_at, 0, 1 FROM sessions WHERE secret_id = $1) h
-             GROUP BY h.host, h.address ORDER BY MAX(h.at) DESC, h.host, h.address LIMIT $2",
+             GROUP BY h.host, h.address
+             ORDER BY CASE WHEN SUM(h.sessions) > 0 THEN 0 ELSE 1 END, MAX(h.at) DESC, h.host, h.address LIMIT $2",
             vec![Value::text(secret), HOSTS_PER_SECRET.into()],
         )
         .await?;

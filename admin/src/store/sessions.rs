@@ -1,12 +1,12 @@
 //! Live mounts, as the metadata servers report them.
 
 use flexfs_common::Result;
-use flexfs_common::ids::{ServerId, SessionId};
+use flexfs_common::ids::{AccountId, ServerId, SessionId};
 use flexfs_common::name::StoreId;
 use jiff::Timestamp;
 
 use super::volumes::Visible;
-use super::{Cells, Row, Sql, Value};
+use super::{Cells, Row, Sql, Value, first};
 use crate::model::LiveSession;
 use crate::page::Page;
 
@@ -25,19 +25,44 @@ fn decode_cells(cells: &mut Cells) -> Result<LiveSession> {
     })
 }
 
-/// Forgets all of a server.
+/// A report of all of a server's sessions begins: those it does not name will
+/// be removed at its end.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
-pub async fn clear(sql: &mut dyn Sql, server: ServerId) -> Result<()> {
-    sql.execute("DELETE FROM sessions WHERE server_id = $1", vec![Value::text(server)])
+pub async fn mark_stale(sql: &mut dyn Sql, server: ServerId) -> Result<()> {
+    sql.execute("UPDATE sessions SET stale = 1 WHERE server_id = $1", vec![Value::text(server)])
         .await
         .map(drop)
 }
 
+/// The report is complete.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn remove_stale(sql: &mut dyn Sql, server: ServerId) -> Result<()> {
+    sql.execute(
+        "DELETE FROM sessions WHERE server_id = $1 AND stale = 1",
+        vec![Value::text(server)],
+    )
+    .await
+    .map(drop)
+}
+
+/// How many of a server are known.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn count_of(sql: &mut dyn Sql, server: ServerId) -> Result<u64> {
+    let row =
+        first(sql, "SELECT COUNT(*) FROM sessions WHERE server_id = $1", vec![Value::text(server)])
+            .await?;
+    row.map_or(Ok(0), |row| row.cells().number())
+}
+
 /// Notes one, or that it lives from another secret now. Nothing is noted of a
-/// token whose volume is not placed in the server's store, or of a session id
-/// that another server has.
+/// token whose volume is not placed in the server's store, of a secret that is
+/// not the token's, or of a session id that another server has.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
@@ -47,9 +72,10 @@ pub async fn put(sql: &mut dyn Sql, store: &StoreId, session: &LiveSession) -> R
          dir, address, opened_at)
          SELECT $1, $2, t.id, $4, v.id, $6, $7, $8, $9, $10
          FROM tokens t JOIN volumes v ON v.id = t.volume_id
+             JOIN token_secrets k ON k.token_id = t.id AND k.id = $4
          WHERE t.id = $3 AND v.id = $5 AND v.meta_store = $11
          ON CONFLICT (id) DO UPDATE SET secret_id = excluded.secret_id,
-             address = excluded.address
+             address = excluded.address, stale = 0
          WHERE sessions.server_id = excluded.server_id",
         vec![
             Value::text(session.id),
@@ -116,6 +142,26 @@ pub async fn note_used(sql: &mut dyn Sql, server: ServerId, now: Timestamp) -> R
     )
     .await
     .map(drop)
+}
+
+/// How many there are, of an account or of all.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn count(sql: &mut dyn Sql, account: Option<AccountId>) -> Result<u64> {
+    let row = match account {
+        None => first(sql, "SELECT COUNT(*) FROM sessions", vec![]).await?,
+        Some(account) => {
+            first(
+                sql,
+                "SELECT COUNT(*) FROM sessions s JOIN volumes v ON v.id = s.volume_id
+                 WHERE v.account_id = $1",
+                vec![Value::text(account)],
+            )
+            .await?
+        }
+    };
+    row.map_or(Ok(0), |row| row.cells().number())
 }
 
 /// A page of what the caller may see, each with its volume's name.

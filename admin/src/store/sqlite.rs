@@ -11,6 +11,7 @@ use sqlx::sqlite::{
     SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Arguments, Row as _, TypeInfo, ValueRef};
+use uuid::Uuid;
 
 use super::{Database, Kind, Row, Sql, Value, WriteTransaction, failed};
 
@@ -164,6 +165,12 @@ impl Database for Sqlite {
     async fn notified(&self) {
         // Nobody tells; the poll finds what `recover` wrote.
         std::future::pending::<()>().await;
+    }
+    async fn renew(&self, _replica: Uuid, _seen: u64) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    async fn settled(&self, _replica: Uuid, _revision: u64) -> Result<()> {
+        Ok(())
     }
     async fn close(&self) {
         self.readers.close().await;

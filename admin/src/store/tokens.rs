@@ -4,7 +4,7 @@
 use flexfs_auth::principal::Role;
 use flexfs_auth::token::TokenKind;
 use flexfs_common::flags::{self, Owner};
-use flexfs_common::ids::{TokenId, VolumeId};
+use flexfs_common::ids::{AccountId, TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Result};
 use jiff::Timestamp;
@@ -355,6 +355,7 @@ macro_rules! state {
               WHEN t.expires_at IS NOT NULL AND t.expires_at <= $1 THEN 'expired'
               WHEN t.idle_seconds > 0
                    AND COALESCE(t.last_used_at, t.created_at) + t.idle_seconds * 1000000 <= $1
+                   AND t.rotated_at + t.idle_seconds * 1000000 <= $1
                    AND COALESCE(t.not_before, 0) + t.idle_seconds * 1000000 <= $1 THEN 'expired'
               WHEN t.disabled_at IS NOT NULL THEN 'disabled'
               WHEN t.not_before IS NOT NULL AND t.not_before > $1 THEN 'notYetValid'
@@ -376,7 +377,7 @@ macro_rules! page {
                AND ($6 = '' OR $6 = ",
             state!(),
             ") AND ($7 = 0 OR (t.expires_at IS NOT NULL AND t.expires_at <= $7)
-                   OR (t.idle_seconds > 0 AND
+                   OR (t.idle_seconds > 0 AND t.rotated_at + t.idle_seconds * 1000000 <= $7 AND
                        COALESCE(t.last_used_at, t.created_at) + t.idle_seconds * 1000000 <= $7))
                AND ($8 = 0 OR COALESCE(t.last_used_at, t.created_at) < $8)
                AND ($9 = 0 OR (a.max_token_age > 0
@@ -429,6 +430,79 @@ pub async fn list(sql: &mut dyn Sql, filter: &Filter<'_>, page: &Page) -> Result
     sql.query(text, args).await?.into_iter().map(decode_listed).collect()
 }
 
+/// How many tokens of a kind are in a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The kind.
+    pub kind: TokenKind,
+    /// The state's name.
+    pub state: String,
+    /// How many are listed.
+    pub tokens: u64,
+    /// How many of them live and are past their account's age policy.
+    pub overdue: u64,
+    /// How many of them live and end by themselves before the instant asked.
+    pub expiring: u64,
+}
+
+macro_rules! counts {
+    ($account:literal) => {
+        concat!(
+            "SELECT x.kind, x.state, COUNT(*), CAST(SUM(x.overdue) AS BIGINT), \
+             CAST(SUM(x.expiring) AS BIGINT) FROM (SELECT t.kind, ",
+            state!(),
+            " AS state,
+             CASE WHEN a.max_token_age > 0 AND t.revoked_at IS NULL
+                   AND t.rotated_at + a.max_token_age * 1000000 <= $1 THEN 1 ELSE 0 END AS overdue,
+             CASE WHEN t.revoked_at IS NULL AND ((t.expires_at > $1 AND t.expires_at <= $2)
+                   OR (t.idle_seconds > 0 AND t.rotated_at + t.idle_seconds * 1000000 <= $2
+                       AND COALESCE(t.last_used_at, t.created_at) + t.idle_seconds * 1000000
+                           <= $2)) THEN 1 ELSE 0 END AS expiring
+             FROM tokens t JOIN accounts a ON a.id = t.account_id
+             WHERE t.deleted_at IS NULL ",
+            $account,
+            ") x GROUP BY x.kind, x.state ORDER BY x.kind, x.state"
+        )
+    };
+}
+
+/// Counts what is listed, of an account or of all. Reads every token.
+///
+/// # Errors
+/// `DATABASE_FAILED`.
+pub async fn counts(
+    sql: &mut dyn Sql,
+    account: Option<AccountId>,
+    now: Timestamp,
+    soon: Timestamp,
+) -> Result<Vec<Count>> {
+    let mut args = vec![Value::time(now), Value::time(soon)];
+    // Two texts, because no database finds the index behind an OR.
+    let text = if let Some(account) = account {
+        args.push(Value::text(account));
+        counts!("AND t.account_id = $3")
+    } else {
+        counts!("")
+    };
+    let rows = sql.query(text, args).await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut cells = row.cells();
+            let kind = TokenKind::from_name(&cells.text()?)?;
+            let state = cells.text()?;
+            let (tokens, overdue, expiring) = (cells.number()?, cells.number()?, cells.number()?);
+            let over = state == "expired";
+            Ok(Count {
+                kind,
+                state,
+                tokens,
+                overdue: if over { 0 } else { overdue },
+                expiring: if over { 0 } else { expiring },
+            })
+        })
+        .collect()
+}
+
 /// Is there another unlimited live token of this role in the account?
 ///
 /// # Errors
@@ -446,7 +520,7 @@ pub async fn has_other_of_role(
            AND volumes = '' AND cidrs = '' AND idle_seconds = 0
            AND EXISTS (SELECT 1 FROM token_secrets s WHERE s.token_id = tokens.id
                    AND s.retired_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > $4))
-           AND (expires_at IS NULL OR expires_at > $4)
+           AND expires_at IS NULL
            AND (not_before IS NULL OR not_before <= $4) LIMIT 1",
         vec![
             Value::text(token.account_id),

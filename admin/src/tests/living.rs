@@ -58,16 +58,16 @@ async fn a_disabled_token_comes_back_and_a_revoked_one_does_not() {
     assert_eq!(shown.state, "active");
     used(&admin, &token).await.unwrap();
     owner.revoke_token(revoke("volume", token.id())).await.unwrap();
-    assert_eq!(code(owner.enable_token(get(&token)).await), Code::TokenEnded);
-    assert_eq!(code(owner.disable_token(disable(&token)).await), Code::TokenEnded);
-    assert_eq!(code(owner.update_token(update(&token)).await), Code::TokenEnded);
+    assert_eq!(code(owner.enable_token(get(&token)).await), Code::AlreadyEnded);
+    assert_eq!(code(owner.disable_token(disable(&token)).await), Code::AlreadyEnded);
+    assert_eq!(code(owner.update_token(update(&token)).await), Code::AlreadyEnded);
     let rotation = v1::RotateTokenRequest {
         kind: "volume".into(),
         id: token.id().to_string(),
         token: Some(again(&token).to_wire()),
         ..Default::default()
     };
-    assert_eq!(code(owner.rotate_token(rotation).await), Code::TokenEnded);
+    assert_eq!(code(owner.rotate_token(rotation).await), Code::AlreadyEnded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -413,6 +413,56 @@ async fn every_method_for_every_caller() {
     assert_eq!(text.lines().count(), expected.lines().count());
 }
 
+/// The plain HTTP routes for the same callers.
+async fn over_http(admin: &Running, path: &str, token: Option<&str>) -> String {
+    let mut channel = admin.peer.channel().unwrap();
+    let mut request = http::Request::get(format!("https://admin{path}"));
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(tonic::body::Body::empty()).unwrap();
+    std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await.unwrap();
+    let reply = tower::Service::call(&mut channel, request).await.unwrap();
+    let status = reply.status();
+    let challenged = reply.headers().contains_key("www-authenticate");
+    assert_eq!(challenged, status == http::StatusCode::UNAUTHORIZED);
+    let body = http_body_util::BodyExt::collect(reply.into_body()).await.unwrap().to_bytes();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    if status.is_success() { text } else { format!("{} {text}", status.as_u16()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_for_those_who_may_see_them_and_of_their_account() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let meta = admin.stores().await;
+    let (one, two) = (admin.account("a").await, admin.account("b").await);
+    let (_, volume) = make_volume(&mut admin.client(&one.owner), "v").await;
+    make_volume(&mut admin.client(&two.owner), "v").await;
+    for (token, expected) in [
+        (None, "401 "),
+        (Some("flxa_x".to_owned()), "401 "),
+        (Some(volume.reveal().to_owned()), "401 "),
+        (Some(meta.reveal().to_owned()), "401 "),
+    ] {
+        let answer = over_http(&admin, "/metrics", token.as_deref()).await;
+        assert!(answer.starts_with(expected), "{answer}");
+        assert!(answer.contains("\"code\"") && answer.contains("\"hint\""), "{answer}");
+    }
+    for role in ["auditor", "provisioner"] {
+        let token = admin.account_token(&one.id, role).await;
+        let answer = over_http(&admin, "/metrics", Some(token.reveal())).await;
+        assert!(answer.starts_with("403 ") && answer.contains("ROLE_FORBIDDEN"), "{answer}");
+    }
+    let token = admin.account_token(&one.id, "metrics").await;
+    let own = over_http(&admin, "/metrics", Some(token.reveal())).await;
+    assert!(own.contains("flexfs_tokens{kind=\"volume\",state=\"active\"} 1\n"), "{own}");
+    let all = over_http(&admin, "/metrics", Some(admin.root.reveal())).await;
+    assert!(all.contains("flexfs_tokens{kind=\"volume\",state=\"active\"} 2\n"), "{all}");
+    assert!(all.contains("flexfs_tokens_overdue{kind=\"volume\",state=\"active\"} 0\n"), "{all}");
+    assert_eq!(over_http(&admin, "/healthz", None).await, "ok\n");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_is_not_in_the_table_is_refused() {
     let site = Site::new(Kind::Sqlite);

@@ -77,11 +77,11 @@ impl Secret {
 #[derive(Clone, Debug)]
 struct Known {
     kind: TokenKind,
-    made: u64,
     ends: Option<u64>,
     idle: u64,
     begins: Option<u64>,
     used: Option<u64>,
+    rotated: u64,
     revoked: bool,
     disabled: bool,
     deleted: bool,
@@ -90,7 +90,7 @@ struct Known {
 
 impl Known {
     fn expired(&self, now: u64) -> bool {
-        let begin = self.begins.unwrap_or(0).max(self.made);
+        let begin = self.begins.unwrap_or(0).max(self.rotated);
         let since = self.used.unwrap_or(0).max(begin);
         self.ends.is_some_and(|end| end <= now) || (self.idle > 0 && since + self.idle <= now)
     }
@@ -212,11 +212,11 @@ impl World {
         let first = Secret { token, ends: None, retired: false, used: None, purged: false };
         self.known.push(Known {
             kind,
-            made: self.now,
             ends: ends.map(|end| self.now + end),
             idle: idle.unwrap_or(0),
             begins: begins.map(|begin| self.now + begin),
             used: None,
+            rotated: self.now,
             revoked: false,
             disabled: false,
             deleted: false,
@@ -243,9 +243,9 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if !known.lives(now) {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else if overlap.is_some() && live.len() >= 5 {
-            Err(Code::TokenSecretsFull)
+            Err(Code::RotationFull)
         } else {
             Ok(())
         };
@@ -263,6 +263,7 @@ impl World {
             }
             let secret = Secret { token, ends: None, retired: false, used: None, purged: false };
             known.secrets.push(secret);
+            known.rotated = now;
         }
     }
 
@@ -282,7 +283,7 @@ impl World {
         } else if known.lives(self.now) {
             Ok(())
         } else {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         };
         assert_eq!(outcome(self.system.rotate_token(request).await), expected, "again");
     }
@@ -299,7 +300,7 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if known.revoked {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else if in_use && !force {
             Err(Code::RotationInUse)
         } else {
@@ -325,13 +326,13 @@ impl World {
                 let request =
                     v1::DisableTokenRequest { kind, id, account_id, ..Default::default() };
                 let ended = self.known[index].revoked;
-                let expected = if ended { Err(Code::TokenEnded) } else { Ok(()) };
+                let expected = if ended { Err(Code::AlreadyEnded) } else { Ok(()) };
                 (outcome(self.system.disable_token(request).await), expected)
             }
             Call::Enable { .. } => {
                 let request = v1::GetTokenRequest { kind, id, account_id };
                 let ended = self.known[index].revoked;
-                let expected = if ended { Err(Code::TokenEnded) } else { Ok(()) };
+                let expected = if ended { Err(Code::AlreadyEnded) } else { Ok(()) };
                 (outcome(self.system.enable_token(request).await), expected)
             }
             _ => {
@@ -373,7 +374,7 @@ impl World {
         let expected = if known.deleted {
             Err(Code::TokenNotFound)
         } else if known.revoked {
-            Err(Code::TokenEnded)
+            Err(Code::AlreadyEnded)
         } else {
             Ok(())
         };

@@ -31,11 +31,30 @@ fn in_hours(hours: u64) -> v1::Timestamp {
 
 // ---- No right that the caller lacks -----------------------------------------
 
+/// How an account token is limited.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    /// To the volume `one`.
+    volumes: bool,
+    /// To this machine's own addresses.
+    near: bool,
+    /// In time.
+    ends: bool,
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(volumes, near, ends)| Limits {
+        volumes,
+        near,
+        ends,
+    })
+}
+
 /// A call of somebody who wants more than he has. `by` is which of the tokens
 /// he holds calls, `on` which token of the account it is about.
 #[derive(Clone, Debug)]
 enum Grab {
-    Account { by: usize, role: Role, limited: bool, near: bool, ends: bool },
+    Account { by: usize, role: Role, limits: Limits },
     Volume { by: usize, volume: usize },
     ClaimAccount { by: usize, role: Role },
     Rotate { by: usize, on: usize },
@@ -47,8 +66,8 @@ fn grab() -> impl Strategy<Value = Grab> {
     let n = || 0..8_usize;
     let role = || proptest::sample::select(Role::ALL.to_vec());
     prop_oneof![
-        3 => (n(), role(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(by, role, limited, near, ends)| Grab::Account { by, role, limited, near, ends }),
+        3 => (n(), role(), limits())
+            .prop_map(|(by, role, limits)| Grab::Account { by, role, limits }),
         2 => (n(), 0..2_usize).prop_map(|(by, volume)| Grab::Volume { by, volume }),
         1 => (n(), role()).prop_map(|(by, role)| Grab::ClaimAccount { by, role }),
         3 => (n(), n()).prop_map(|(by, on)| Grab::Rotate { by, on }),
@@ -87,7 +106,7 @@ fn kind(token: &Token) -> String {
 }
 
 impl Thief {
-    async fn new(role: Role, limited: bool, near: bool, ends: bool) -> Option<Thief> {
+    async fn new(role: Role, limits: Limits) -> Option<Thief> {
         let site = Site::new(Kind::Sqlite);
         let admin = site.start().await;
         admin.stores().await;
@@ -96,7 +115,7 @@ impl Thief {
         let (one, first) = make_volume(&mut owner, "one").await;
         let (two, second) = make_volume(&mut owner, "two").await;
         let token = generate(TokenKind::Account);
-        let request = account_token(&token, role, limited, near, ends);
+        let request = account_token(&token, role, limits);
         owner.create_account_token(request).await.ok()?;
         let given =
             tokens::by_id(admin.store.reader().as_mut(), token.id()).await.unwrap().unwrap();
@@ -120,9 +139,9 @@ impl Thief {
 
     async fn try_to(&mut self, grab: &Grab) {
         match grab.clone() {
-            Grab::Account { by, role, limited, near, ends } => {
+            Grab::Account { by, role, limits } => {
                 let token = generate(TokenKind::Account);
-                let request = account_token(&token, role, limited, near, ends);
+                let request = account_token(&token, role, limits);
                 if self.client(by).create_account_token(request).await.is_ok() {
                     self.hold(token);
                 }
@@ -235,19 +254,13 @@ fn assert_within_limits(given: &TokenRecord, got: &TokenRecord) {
     }
 }
 
-fn account_token(
-    token: &Token,
-    role: Role,
-    limited: bool,
-    near: bool,
-    ends: bool,
-) -> v1::CreateAccountTokenRequest {
+fn account_token(token: &Token, role: Role, limits: Limits) -> v1::CreateAccountTokenRequest {
     v1::CreateAccountTokenRequest {
         token: Some(token.to_wire()),
         role: role.name().into(),
-        volumes: if limited { vec!["one".into()] } else { vec![] },
-        cidrs: if near { vec!["127.0.0.0/8".into()] } else { vec![] },
-        expires_at: ends.then(|| in_hours(10)),
+        volumes: if limits.volumes { vec!["one".into()] } else { vec![] },
+        cidrs: if limits.near { vec!["127.0.0.0/8".into()] } else { vec![] },
+        expires_at: limits.ends.then(|| in_hours(10)),
         ..Default::default()
     }
 }
@@ -335,7 +348,7 @@ impl Tenant {
             }
             Act::Operator => {
                 let token = generate(TokenKind::Account);
-                let request = account_token(&token, Role::Operator, false, false, false);
+                let request = account_token(&token, Role::Operator, Limits::default());
                 let answer = client.create_account_token(request).await;
                 self.tokens.push(token);
                 self.note(act, answer);
@@ -474,11 +487,11 @@ proptest! {
     #[test]
     fn no_calls_bring_a_right_that_the_caller_lacks(
         role in beginning(),
-        limits in (any::<bool>(), any::<bool>(), any::<bool>()),
+        limits in limits(),
         grabs in proptest::collection::vec(grab(), 1..40),
     ) {
         run(async {
-            let Some(mut thief) = Thief::new(role, limits.0, limits.1, limits.2).await else {
+            let Some(mut thief) = Thief::new(role, limits).await else {
                 return;
             };
             for grab in &grabs {

@@ -4,7 +4,8 @@ use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::{Code, clock, wire};
 use flexfs_proto::v1;
 
-use super::harness::{Client, Running, Site, again, code, generate, make_volume, used};
+use super::harness::{Client, Running, Site, again, code, generate, make_volume, revoke, used};
+use crate::service::{Caller, methods};
 use crate::store::{Kind, Value, audit};
 
 fn rotate(token: &Token, new: &Token) -> v1::RotateTokenRequest {
@@ -117,7 +118,7 @@ async fn five_secrets_live_and_an_emergency_leaves_one() {
     }
     let sixth = again(&first);
     let refused = owner.rotate_token(rotate(&first, &sixth)).await;
-    assert_eq!(code(refused), Code::TokenSecretsFull);
+    assert_eq!(code(refused), Code::RotationFull);
     assert_eq!(used(&admin, &sixth).await, Err(Code::TokenUnknown), "nothing was written");
     let request = v1::RotateTokenRequest { emergency: true, ..rotate(&first, &sixth) };
     owner.rotate_token(request).await.unwrap();
@@ -257,4 +258,87 @@ async fn a_limited_owner_cannot_rotate_its_way_out() {
     client.rotate_token(rotate(&limited, &new)).await.unwrap();
     let me = admin.client(&new).who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
     assert_eq!(me.expires_at, Some(hour));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_about_to_end_neither_prolongs_itself_nor_ends_the_good_one() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let (mut owner, old) = tenant(&admin).await;
+    let new = again(&old);
+    owner.rotate_token(rotate(&old, &new)).await.unwrap();
+    let thief = again(&old);
+    let mut client = admin.client(&old);
+    let answer = client.rotate_token(rotate(&old, &thief)).await;
+    assert_eq!(code(answer), Code::TokenRotated);
+    let now = v1::RotateTokenRequest { emergency: true, ..rotate(&old, &thief) };
+    assert_eq!(code(client.rotate_token(now).await), Code::TokenRotated);
+    assert_eq!(code(client.finish_rotation(finish(&old, true)).await), Code::TokenRotated);
+    assert_eq!(used(&admin, &thief).await, Err(Code::TokenUnknown));
+    used(&admin, &new).await.unwrap();
+    // An answer that was lost is repeated all the same.
+    client.rotate_token(rotate(&old, &new)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emergency_ends_the_others_also_when_its_secret_is_there() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let (mut owner, old) = tenant(&admin).await;
+    let new = again(&old);
+    owner.rotate_token(rotate(&old, &new)).await.unwrap();
+    let now = v1::RotateTokenRequest { emergency: true, ..rotate(&old, &new) };
+    owner.rotate_token(now).await.unwrap();
+    assert_eq!(used(&admin, &old).await, Err(Code::TokenRotated));
+    used(&admin, &new).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passed_the_door_does_not_commit_after_its_secret_ended() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let tenant = admin.account("a").await;
+    let mut owner = admin.client(&tenant.owner);
+    let second = admin.account_token(&tenant.id, "owner").await;
+    // A call that has passed the door, as it waits in the line before argon2.
+    let verified = admin.service.verifier().verify(&second, None).await.unwrap();
+    let method = |name: &str| methods::find(&format!("/flexfs.v1.AdminService/{name}")).unwrap();
+    let at_the_door = |name: &str| Caller::new(verified.clone(), None, method(name));
+    owner.revoke_token(revoke("account", second.id())).await.unwrap();
+    let made = generate(TokenKind::Account);
+    let request = v1::CreateAccountTokenRequest {
+        token: Some(made.to_wire()),
+        role: "owner".into(),
+        ..Default::default()
+    };
+    let caller = at_the_door("CreateAccountToken");
+    let late = admin.service.create_account_token(&caller, request).await;
+    assert_eq!(late.unwrap_err().code(), Code::TokenRevoked);
+    assert_eq!(used(&admin, &made).await, Err(Code::TokenUnknown));
+    let own = again(&second);
+    let caller = at_the_door("RotateToken");
+    let late = admin.service.rotate_token(&caller, rotate(&second, &own)).await;
+    assert_eq!(late.unwrap_err().code(), Code::TokenRevoked);
+    let caller = at_the_door("RevokeTokens");
+    let late = admin.service.revoke_tokens(&caller, v1::RevokeTokensRequest::default()).await;
+    assert_eq!(late.unwrap_err().code(), Code::TokenRevoked);
+    owner.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_secrets_do_not_pile_up() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let (mut owner, token) = tenant(&admin).await;
+    for _ in 0..40 {
+        let request = v1::RotateTokenRequest { emergency: true, ..rotate(&token, &again(&token)) };
+        owner.rotate_token(request).await.unwrap();
+    }
+    let get = v1::GetTokenRequest {
+        kind: "volume".into(),
+        id: token.id().to_string(),
+        ..Default::default()
+    };
+    let rotation = owner.get_rotation(get).await.unwrap().into_inner();
+    assert!(rotation.secrets.len() <= 18, "{} rows", rotation.secrets.len());
 }

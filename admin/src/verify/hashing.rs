@@ -90,11 +90,17 @@ impl Hashing {
             .map_err(|e| Error::bare(Code::Internal).caused_by(e))?
     }
 
-    /// Both steps of a new verifier.
+    /// Both steps of a new verifier, for somebody of an account.
     ///
     /// # Errors
     /// `RATE_LIMITED` when the line is full, `INTERNAL`.
-    pub async fn derive(&self, token: &Token, pepper: &Pepper) -> Result<Verifier> {
+    pub async fn derive(
+        &self,
+        account: Option<AccountId>,
+        token: &Token,
+        pepper: &Pepper,
+    ) -> Result<Verifier> {
+        let _place = account.map(|account| self.place(account)).transpose()?;
         let (token, pepper, settings) = (token.clone(), pepper.clone(), self.settings);
         self.run(move || Verifier::derive(&token, &pepper, settings)).await
     }

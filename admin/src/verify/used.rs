@@ -1,7 +1,7 @@
 //! Who used which secret, and when: gathered in memory, written now and then,
 //! never a write per request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,7 +39,11 @@ struct Gathered {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct UsedLately(Mutex<Gathered>);
+pub(super) struct UsedLately {
+    gathered: Mutex<Gathered>,
+    /// One at a time: what a second one finds gone is not yet written.
+    flushing: tokio::sync::Mutex<()>,
+}
 
 impl UsedLately {
     pub(super) fn note(&self, verified: &Verified, showing: &Showing<'_>, at: Timestamp) {
@@ -49,38 +53,42 @@ impl UsedLately {
             Key { token: token.id, secret, host: host_name(showing.host), from: showing.from };
         // Old secrets are those that a rotation waits for.
         let old = verified.standing.secrets.last().is_some_and(|newest| newest.id != secret);
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
+        // First: what a life hangs on is never left out.
+        if token.idle_seconds > 0 {
+            gathered.idle.insert(token.id, at);
+        }
         if gathered.uses.len() >= GATHERED_MAX && !gathered.uses.contains_key(&key) {
+            gathered.urgent = true;
             return;
         }
         let (last, count) = gathered.uses.entry(key).or_insert((at, 0));
         *last = at.max(*last);
         *count += 1;
         gathered.urgent |= old;
-        if token.idle_seconds > 0 {
-            gathered.idle.insert(token.id, at);
-        }
     }
 
     /// The last use of a token that ends when unused, as far as it is not
     /// yet written.
     pub(super) fn last(&self, token: TokenId) -> Option<Timestamp> {
-        self.0.lock().idle.get(&token).copied()
+        self.gathered.lock().idle.get(&token).copied()
     }
 
     /// Is there something that should not wait?
     pub(super) fn is_urgent(&self) -> bool {
-        self.0.lock().urgent
+        self.gathered.lock().urgent
     }
 
     /// Writes what was gathered; what could not be written is tried again.
     pub(super) async fn flush(&self, store: &Store) -> Result<()> {
+        let _turn = self.flushing.lock().await;
         let (mut uses, idle) = {
-            let mut gathered = self.0.lock();
+            let mut gathered = self.gathered.lock();
             gathered.urgent = false;
             let idle = gathered.idle.clone();
             (std::mem::take(&mut gathered.uses).into_iter().collect::<Vec<_>>(), idle)
         };
+        let idle = written_with(&uses, idle);
         while !uses.is_empty() {
             let part = uses.len().saturating_sub(ROWS_PER_WRITE);
             if let Err(error) = write(store, uses.get(part..).unwrap_or_default()).await {
@@ -89,13 +97,13 @@ impl UsedLately {
             }
             uses.truncate(part);
         }
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
         gathered.idle.retain(|token, at| idle.get(token).is_none_or(|written| *at > *written));
         Ok(())
     }
 
     fn put_back(&self, uses: Vec<(Key, (Timestamp, u64))>) {
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
         for (key, (at, count)) in uses {
             if gathered.uses.len() >= GATHERED_MAX {
                 return;
@@ -105,6 +113,16 @@ impl UsedLately {
             *sum += count;
         }
     }
+}
+
+/// The uses of idle tokens that are among those to be written; others, which
+/// came beyond the bound, stay in memory.
+fn written_with(
+    uses: &[(Key, (Timestamp, u64))],
+    idle: HashMap<TokenId, Timestamp>,
+) -> HashMap<TokenId, Timestamp> {
+    let tokens: HashSet<_> = uses.iter().map(|(key, _)| key.token).collect();
+    idle.into_iter().filter(|(token, _)| tokens.contains(token)).collect()
 }
 
 async fn write(store: &Store, uses: &[(Key, (Timestamp, u64))]) -> Result<()> {

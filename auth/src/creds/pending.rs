@@ -19,6 +19,14 @@ use crate::token::{Token, TokenKind};
 /// Bytes of the file: a token and a newline, with room.
 const FILE_MAX_LEN: usize = 256;
 
+/// How long a request of a client that was killed may go on in admin, by far.
+/// A secret that waits longer and is unknown never arrived.
+const UNDER_WAY: Duration = Duration::from_secs(600);
+/// How long it usually takes, by far: so long an answer is waited for.
+const USUALLY: Duration = Duration::from_secs(1);
+/// Between two questions: admin counts what it does not know.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Where the next secret of one token waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -35,8 +43,11 @@ pub enum Standing {
     /// admin accepts it: to be put into the credentials, then
     /// [`Pending::remove`]. The file is still there.
     Accepted(Token),
-    /// admin does not know it, with what it said: the request never arrived,
-    /// or the token has ended. The file is gone.
+    /// admin does not know it yet, with what it said: whoever asked may have
+    /// been killed, and admin be about to do it. The file is still there.
+    Open(Error),
+    /// admin does not know it and never will, with what it said: the request
+    /// never arrived, or the token has ended. The file is gone.
     Dropped(Error),
 }
 
@@ -142,6 +153,7 @@ impl Pending {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(failed(e)),
         }
+        home::remove_left(&self.path);
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let dir = std::fs::File::open(dir.unwrap_or(Path::new(".")));
         dir.and_then(|dir| dir.sync_all()).map_err(failed)
@@ -154,14 +166,29 @@ impl Pending {
     /// [`Pending::read`] and [`Pending::remove`].
     pub async fn resolve(&self, admin: &Peer) -> Result<Standing> {
         let Some(token) = self.with(Pending::read).await? else { return Ok(Standing::Absent) };
-        match who_am_i(admin, &token, limits::CALL).await {
-            Ok(_) => Ok(Standing::Accepted(token)),
-            Err(error) if is_unknown(error.code()) => {
+        loop {
+            let error = match who_am_i(admin, &token, limits::CALL).await {
+                Ok(_) => return Ok(Standing::Accepted(token)),
+                Err(error) if is_unknown(error.code()) => error,
+                Err(error) => return Err(error),
+            };
+            let waited = self.with(|pending| Ok(pending.waited())).await?;
+            if error.code() != Code::TokenUnknown || waited > UNDER_WAY {
                 self.with(Pending::remove).await?;
-                Ok(Standing::Dropped(error))
+                return Ok(Standing::Dropped(error));
             }
-            Err(error) => Err(error),
+            if waited > USUALLY {
+                return Ok(Standing::Open(error));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// Since it was written, by this machine's clock; one that went back makes
+    /// it young.
+    fn waited(&self) -> Duration {
+        let written = self.path.symlink_metadata().and_then(|metadata| metadata.modified());
+        written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default()
     }
 
     /// A step that blocks, where blocking is allowed.

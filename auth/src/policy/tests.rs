@@ -41,6 +41,7 @@ fn actions() -> Vec<Action> {
     let mut all = vec![
         Action::WhoAmI,
         Action::StatusRead,
+        Action::MetricsRead,
         Action::AccountWrite,
         Action::AccountUpdate,
         Action::AccountRead,

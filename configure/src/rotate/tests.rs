@@ -1,3 +1,4 @@
+use super::own::is_uncertain;
 use super::*;
 
 fn arguments(emergency: bool) -> Arguments {
@@ -100,7 +101,7 @@ fn only_a_lost_answer_is_uncertain() {
         (Code::AdminUnreachable, true),
         (Code::DeadlineExceeded, true),
         (Code::TokenRotated, true),
-        (Code::TokenSecretsFull, false),
+        (Code::RotationFull, false),
         (Code::RoleForbidden, false),
         (Code::TokenRevoked, false),
     ] {

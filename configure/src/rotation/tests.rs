@@ -1,4 +1,6 @@
+use super::view::Row;
 use super::*;
+use crate::output::View;
 
 fn secret(last4: &str, state: &str, hosts: &[(&str, u32)]) -> v1::Secret {
     let host = |(name, sessions): &(&str, u32)| v1::SecretUse {

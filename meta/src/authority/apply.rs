@@ -10,7 +10,7 @@ use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::FeedKind;
 
-use super::Checked;
+use super::{Checked, revived};
 use crate::grants::Confirmed;
 use crate::grants::stamp::Stamp;
 use crate::service::changes::FeedPoint;
@@ -113,6 +113,9 @@ pub async fn resynchronise(service: &Arc<Service>, done: &mut Consequences) -> R
     }
     .await;
     done.add(service.take_consequences());
+    if applied.is_ok() {
+        tokio::spawn(revived::report(Arc::clone(service)));
+    }
     applied
 }
 

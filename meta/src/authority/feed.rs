@@ -7,6 +7,7 @@ use std::time::Duration;
 use flexfs_common::{Code, Error, Kind, Result, limits, status};
 use flexfs_proto::v1;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::acks::{Acks, Applied};
@@ -127,14 +128,17 @@ async fn follow_once(
     service.feed.set_own_refused(None);
     // Admin takes acknowledgements of what it sent: so not before it began.
     let mut begun = false;
+    // Whatever else there is to do meanwhile, it does not put this off.
+    let mut dead = Instant::now() + limits::FEED_DEAD;
     loop {
         tokio::select! {
-            event = tokio::time::timeout(limits::FEED_DEAD, events.message()) => {
+            event = tokio::time::timeout_at(dead, events.message()) => {
                 let event = event
                     .map_err(|_| Error::new(Code::AdminUnreachable, "the feed is silent"))?
                     .map_err(|e| status::from_status(&e, Code::AdminUnreachable))?
                     .ok_or_else(ended)?;
                 apply_event(service, position, acks, event).await?;
+                dead = Instant::now() + limits::FEED_DEAD;
                 *wait = BACKOFF.0;
                 if !begun {
                     begun = true;
@@ -198,8 +202,11 @@ async fn apply_event(
 ) -> Result<()> {
     let other_feed = !event.feed_id.is_empty() && event.feed_id != position.feed_id;
     if event.resynchronise || other_feed {
-        tracing::warn!(other_feed, "resynchronising with admin");
-        if other_feed {
+        // An older copy of admin's database has the same feed's id: what is
+        // acknowledged from here on is another history as well.
+        let went_back = event.covered_up_to < position.revision;
+        tracing::warn!(other_feed, went_back, "resynchronising with admin");
+        if other_feed || went_back {
             *acks = Acks::start(0);
             // Until everything is applied, this is a feed not yet begun.
             *position = Position { feed_id: event.feed_id, revision: 0 };

@@ -13,16 +13,22 @@ use super::*;
 use crate::testbench::admin::Admin;
 use crate::testbench::{Bench, Client as Mount, LIMIT, error_code, get_attr};
 
+mod refusals;
+
 /// Another text of the same token.
 fn another_secret(token: &Token) -> Token {
     Token::generate_for(token.kind(), token.id()).unwrap()
 }
 
 async fn open(bench: &Bench, token: &Token) -> Result<v1::OpenSessionReply> {
+    open_volume(bench, token, "home").await
+}
+
+async fn open_volume(bench: &Bench, token: &Token, name: &str) -> Result<v1::OpenSessionReply> {
     let channel = bench.peer.channel().unwrap();
     let mut client = MetaServiceClient::with_interceptor(channel, BearerInterceptor::new(token));
     let request = v1::OpenSessionRequest {
-        volume: "home".into(),
+        volume: name.into(),
         protocol_min: 1,
         protocol_max: 1,
         features: protocol::FEATURES.iter().map(|name| (*name).to_owned()).collect(),
@@ -80,6 +86,15 @@ impl Live {
     async fn works(&mut self) {
         self.ops.ops(vec![get_attr(1, &self.root)]).await;
         assert_eq!(error_code(&self.ops.next().await.replies[0]), None);
+    }
+
+    /// The flags that it is told next.
+    async fn told(&mut self) -> v1::Flags {
+        loop {
+            if let Some(flags) = self.ops.next().await.flags_changed {
+                return flags;
+            }
+        }
     }
 
     async fn cut_with(&mut self) -> String {
@@ -263,14 +278,14 @@ async fn an_end_moves_in_both_directions_and_goes_away() {
 async fn at_its_end_a_secret_is_told_from_its_token() {
     let (bench, admin) = Bench::with_admin().await;
     let (token, secret) = volume_token(&admin);
-    admin.change(&token, |secret| secret.valid_millis = 700);
+    admin.change(&token, |secret| secret.valid_millis = 2500);
     let mut session = mount(&bench, &token).await;
     assert!(bench.service.end_of(secret).is_some());
     admin.change(&token, |secret| secret.refused = Some(Code::TokenRotated));
     assert_eq!(session.cut_with().await, "TOKEN_ROTATED");
     assert!(!bench.service.grants.is_revoked(token.id()).unwrap());
     let (token, _) = volume_token(&admin);
-    admin.change(&token, |secret| secret.valid_millis = 700);
+    admin.change(&token, |secret| secret.valid_millis = 2500);
     let mut session = mount(&bench, &token).await;
     // Extended, and no row has said so: it goes on.
     admin.change(&token, |secret| secret.valid_millis = 0);
@@ -321,21 +336,17 @@ async fn changed_flags_are_in_force_and_told_before_they_are_acknowledged() {
 
     // A client that was away is told when it comes back.
     session.ops = connect(&bench, session.id, &session.key).await;
-    assert!(session.ops.next().await.flags_changed.unwrap().ro);
+    assert!(session.told().await.ro);
     admin.change(&token, |secret| secret.flags.ro = false);
     admin.row(FeedKind::TokenChanged, Some(&token));
-    assert!(!session.ops.next().await.flags_changed.unwrap().ro);
+    assert!(!session.told().await.ro);
     admin.change_volume(|volume| volume.flags.get_or_insert_default().no_acl = true);
     admin.row(FeedKind::VolumeChanged, None);
-    while !flags(&bench, &session).no_acl {
-        session.ops.next().await;
-    }
+    assert!(session.told().await.no_acl && flags(&bench, &session).no_acl);
     // What may be opened while admin is away is narrowed as well.
     admin.change(&token, |secret| secret.flags.umask = 0o77);
     admin.row(FeedKind::TokenChanged, Some(&token));
-    while flags(&bench, &session).umask == 0 {
-        session.ops.next().await;
-    }
+    assert_eq!(session.told().await.umask, 0o77);
     let kept = bench.service.grants.find(
         &token,
         "127.0.0.1".parse().unwrap(),
@@ -361,20 +372,21 @@ async fn pins_that_conflict_cut_the_live_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_answer_does_not_bring_the_volumes_old_flags_back() {
+async fn an_older_answer_does_not_bring_the_volumes_old_settings_back() {
     let (bench, admin) = Bench::with_admin().await;
     let (token, _) = volume_token(&admin);
     admin.answers.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
     let opening = open(&bench, &token);
     let changing = async {
         admin.until_validated(1).await;
-        admin.change_volume(|volume| volume.flags.get_or_insert_default().ro = true);
-        admin.apply(FeedKind::VolumeChanged, None).await;
+        admin.change_volume(|volume| volume.compression = "zstd".into());
+        // It says nothing of the token, which is not asked about again.
+        admin.apply(FeedKind::BlockStoreChanged, None).await;
         admin.answers.add_permits(1000);
     };
     let (reply, ()) = tokio::join!(opening, changing);
-    assert!(reply.unwrap().flags.unwrap().ro);
-    assert!(bench.served.volume.settings().flags.ro);
+    assert_eq!((reply.unwrap().compression.as_str(), admin.validated()), ("zstd", 1));
+    assert_eq!(bench.served.placed().compression, "zstd");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -408,11 +420,27 @@ async fn admin_is_told_of_every_session_and_of_what_becomes_of_it() {
     let new_id = admin.grant(&new);
     assert_eq!(session.reauthenticate(&new).await, None);
     admin.reports(|reports| latest(reports).unwrap().secret_id == new_id.to_string()).await;
+    // The same secret again is no news: none comes before what happens later.
+    assert_eq!(session.reauthenticate(&new).await, None);
+    let stays = mount(&bench, &token).await;
+    let told = |reports: &[v1::SessionReport], id: SessionId, secret: SecretId| {
+        let opened = reports.iter().flat_map(|report| &report.opened);
+        let is_it = |live: &&v1::LiveSession| {
+            live.session_id == id.as_bytes() && live.secret_id == secret.to_string()
+        };
+        opened.filter(is_it).count()
+    };
+    admin.reports(|reports| told(reports, stays.id, secret) == 1).await;
+    admin
+        .reports(|reports| {
+            assert_eq!(told(reports, session.id, new_id), 1);
+            true
+        })
+        .await;
     session.ops.send(v1::ClientFrame { goodbye: true, ..v1::ClientFrame::default() }).await;
     admin.reports(|reports| reports.iter().any(|report| report.closed.contains(&id))).await;
 
     // A new subscription begins with everything.
-    let stays = mount(&bench, &token).await;
     let own = bench.service.own.token();
     let next = another_secret(&own);
     admin.take_also(&next);
@@ -508,6 +536,23 @@ async fn a_refusal_of_the_own_token_is_not_taken_for_one_of_the_mounts() {
     let before = BootTime::now();
     authority.confirm_own(before).await.unwrap();
     authority.confirm_own(before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_while_the_own_token_is_refused_is_not_told_that_his_is() {
+    let (bench, admin) = Bench::beside_admin().await;
+    let (token, _) = volume_token(&admin);
+    let other = another_secret(&bench.service.own.token());
+    admin.take_only(&other, Code::TokenRevoked);
+    assert_eq!(open(&bench, &token).await.unwrap_err().code(), Code::MetaUnregistered);
+    assert!(!bench.service.grants.is_revoked(token.id()).unwrap());
+    bench.service.feed.set_own_refused(None);
+    admin.creds(&bench.dir.path().join("creds"), &other);
+    open(&bench, &token).await.unwrap();
+    // Of the token itself it is believed, and for ever.
+    admin.change(&token, |secret| secret.refused = Some(Code::TokenRevoked));
+    assert_eq!(open(&bench, &token).await.unwrap_err().code(), Code::TokenRevoked);
+    assert!(bench.service.grants.is_revoked(token.id()).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

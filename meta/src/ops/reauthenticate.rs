@@ -80,12 +80,18 @@ fn move_to(service: &Service, entry: &SessionEntry, verdict: &Verdict) -> Result
     // session is found with its new secret.
     let holds =
         || service.changes.is_current(verdict.subject, verdict.point) && !verdict.has_ended();
-    if !entry.volume.move_to_secret(entry.id, verdict.secret_id, &holds)? {
+    // Nothing else moves it: a session re-authenticates once at a time.
+    let is_news = entry.volume.session_info(entry.id)?.secret_id != verdict.secret_id;
+    let moved = entry.volume.move_to_secret(entry.id, verdict.secret_id, &holds);
+    // Told also when that failed: it may have moved all the same.
+    if is_news && !matches!(moved, Ok(false)) {
+        service.sessions.news.note(entry.id, Change::Opened);
+    }
+    if !moved? {
         return Ok(false);
     }
     let end = (verdict.ends, verdict.point);
     service.set_end(verdict.secret_id, verdict.subject.volume, end);
-    service.sessions.news.note(entry.id, Change::Opened);
     Ok(true)
 }
 

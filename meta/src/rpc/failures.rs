@@ -1,6 +1,9 @@
 //! Refusals of a few seconds ago: a client that repeats a bad token costs admin
 //! one question in that time. The key is a hash of the whole token, the address
 //! and the volume, so that no other token is refused for it.
+//!
+//! Kept is only what rows about the token itself undo, for those are what is
+//! heard of it: whose account or volume it is, a refusal does not say.
 
 use std::sync::Arc;
 
@@ -18,6 +21,21 @@ struct Failure {
     at: BootTime,
     /// What had been heard of the token when admin was asked.
     heard: Heard,
+}
+
+/// Is this a refusal for what the token is? One for its account or volume
+/// ends with a row that does not name the token.
+fn is_of_token(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TokenUnknown
+            | Code::TokenRevoked
+            | Code::TokenDisabled
+            | Code::TokenExpired
+            | Code::TokenRotated
+            | Code::TokenNotYetValid
+            | Code::TokenSourceDenied
+    )
 }
 
 /// Refusals in memory.
@@ -49,9 +67,13 @@ impl Failures {
         Some(Error::new(failure.code, failure.message.clone()))
     }
 
-    /// Keeps a refusal; `heard` was taken before admin was asked.
+    /// Keeps a refusal, if it is one that is kept; `heard` was taken before
+    /// admin was asked.
     pub fn keep(&self, question: (VerdictKey, String), error: &Error, heard: Heard) {
         let (code, message) = (error.code(), error.message().to_owned());
+        if !is_of_token(code) {
+            return;
+        }
         self.0.insert(question, Arc::new(Failure { code, message, at: BootTime::now(), heard }));
     }
 }
@@ -82,5 +104,15 @@ mod tests {
         failures.keep(question("v"), &Error::bare(Code::TokenDisabled), changes.heard_of(token));
         changes.resynchronise();
         assert_eq!(find("v"), None);
+    }
+    #[test]
+    fn what_rows_about_other_things_undo_is_not_kept() {
+        let (failures, changes) = (Failures::default(), Changes::default());
+        let heard = changes.heard_of(TokenId::random());
+        let question = || ([1; 32], "v".to_owned());
+        for code in [Code::AccountSuspended, Code::VolumeRetired, Code::CredsMismatch] {
+            failures.keep(question(), &Error::bare(code), heard);
+            assert!(failures.find(&question(), heard).is_none(), "{code}");
+        }
     }
 }

@@ -1,10 +1,12 @@
-//! Who may ask admin when many want to: a flood of bad tokens must not keep
-//! good mounts waiting.
+//! Who may ask admin when many want to: a flood must not keep good mounts
+//! waiting.
 //!
-//! Nothing here refuses a token for what another did. Tokens that were admitted
-//! before from their address have permits of their own. All others share the
-//! rest: those of one source a part of it, in the order of their coming, so
-//! that a flood delays its own source alone.
+//! There are two lanes: of tokens that were admitted before from their
+//! address, and of all others. In each a source has a part of the permits and
+//! of the places to wait, in the order of its coming: one source, whatever
+//! tokens it has, delays and refuses only what comes from itself in the same
+//! lane. Many sources together can fill a lane, never the other one: the lane
+//! of known tokens only with tokens that admin has taken from as many sources.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,19 +16,18 @@ use flexfs_common::{Code, Error, Result, limits};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Questions to admin at one time about tokens that were admitted before.
-const KNOWN_MAX: usize = 32;
-/// Questions to admin at one time about all others.
-const UNKNOWN_MAX: usize = 32;
+/// Questions to admin at one time, in each lane.
+const LANE_MAX: usize = 32;
 /// Of these, from one source.
 const SOURCE_MAX: usize = 8;
-/// Questions of one source that run or wait: at a millisecond each they are
-/// through long before the wait is over.
-const SOURCE_WAITING_MAX: usize = 512;
-/// Questions about unknown tokens that run or wait, some KiB each.
+/// Questions of a lane that run or wait, some KiB each.
 const WAITING_MAX: usize = 4096;
-/// And about known ones: those come from honest mounts.
-const KNOWN_WAITING_MAX: usize = 4096;
+/// Of these, about unknown tokens of one source: at a millisecond each they
+/// are through long before the wait is over.
+const UNKNOWN_SOURCE_WAITING_MAX: usize = 512;
+/// And about known ones: a source may be a network full of honest mounts,
+/// which all come when this server has forgotten what admin said.
+const KNOWN_SOURCE_WAITING_MAX: usize = 1024;
 
 /// One machine, as far as an address can tell: who has an IPv6 address has
 /// the /64 it lies in.
@@ -40,9 +41,8 @@ fn source_of(peer: IpAddr) -> IpAddr {
 /// What is taken is given back when this is dropped.
 #[derive(Debug)]
 pub struct Seat {
-    lanes: Arc<Lanes>,
-    /// `None`: a known token.
-    source: Option<IpAddr>,
+    lane: Arc<Lane>,
+    source: IpAddr,
     _permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -55,24 +55,30 @@ struct Source {
 #[derive(Debug, Default)]
 struct Inner {
     sources: HashMap<IpAddr, Source>,
-    unknown: usize,
-    known: usize,
+    /// Of all sources.
+    seats: usize,
+}
+
+#[derive(Debug)]
+struct Lane {
+    inner: Mutex<Inner>,
+    permits: Arc<Semaphore>,
+    /// Seats of one source.
+    source_max: usize,
 }
 
 /// All who ask or wait to.
 #[derive(Debug)]
 pub struct Lanes {
-    inner: Mutex<Inner>,
-    known: Arc<Semaphore>,
-    unknown: Arc<Semaphore>,
+    known: Arc<Lane>,
+    unknown: Arc<Lane>,
 }
 
 impl Default for Lanes {
     fn default() -> Lanes {
         Lanes {
-            inner: Mutex::default(),
-            known: Arc::new(Semaphore::new(KNOWN_MAX)),
-            unknown: Arc::new(Semaphore::new(UNKNOWN_MAX)),
+            known: Lane::new(KNOWN_SOURCE_WAITING_MAX),
+            unknown: Lane::new(UNKNOWN_SOURCE_WAITING_MAX),
         }
     }
 }
@@ -83,16 +89,18 @@ impl Lanes {
     ///
     /// # Errors
     /// `RATE_LIMITED` when too many wait, or it took too long.
-    pub async fn enter(self: &Arc<Self>, peer: IpAddr, known: bool) -> Result<Seat> {
-        let source = (!known).then(|| source_of(peer));
-        let lanes = self.sit(source)?;
-        let mut seat = Seat { lanes: Arc::clone(self), source, _permits: Vec::new() };
+    pub async fn enter(&self, peer: IpAddr, known: bool) -> Result<Seat> {
+        let lane = if known { &self.known } else { &self.unknown };
+        let source = source_of(peer);
+        let own = lane.sit(source)?;
+        let mut seat = Seat { lane: Arc::clone(lane), source, _permits: Vec::new() };
+        // Its own part first: who waits there holds nothing of the others'.
         let permits = async {
-            let mut permits = Vec::with_capacity(lanes.len());
-            for lane in lanes {
-                permits.push(lane.acquire_owned().await);
-            }
-            permits.into_iter().collect::<Result<Vec<_>, _>>()
+            let own = own.acquire_owned().await?;
+            Ok::<_, tokio::sync::AcquireError>(vec![
+                own,
+                Arc::clone(&lane.permits).acquire_owned().await?,
+            ])
         };
         seat._permits = tokio::time::timeout(limits::HANDSHAKE, permits)
             .await
@@ -100,48 +108,42 @@ impl Lanes {
             .map_err(|e| Error::bare(Code::Internal).caused_by(e))?;
         Ok(seat)
     }
+}
 
-    /// A place among those who wait: the semaphores to go through, the
-    /// source's own first.
-    fn sit(&self, source: Option<IpAddr>) -> Result<Vec<Arc<Semaphore>>> {
-        let full = || Err(Error::bare(Code::RateLimited));
+impl Lane {
+    fn new(source_max: usize) -> Arc<Lane> {
+        let permits = Arc::new(Semaphore::new(LANE_MAX));
+        Arc::new(Lane { inner: Mutex::default(), permits, source_max })
+    }
+
+    /// A place among those who wait: the permits of the source.
+    fn sit(&self, source: IpAddr) -> Result<Arc<Semaphore>> {
         let mut inner = self.inner.lock();
-        let Some(address) = source else {
-            if inner.known >= KNOWN_WAITING_MAX {
-                return full();
-            }
-            inner.known += 1;
-            return Ok(vec![Arc::clone(&self.known)]);
-        };
-        if inner.unknown >= WAITING_MAX {
-            return full();
+        if inner.seats >= WAITING_MAX {
+            return Err(Error::bare(Code::RateLimited));
         }
         let own = inner
             .sources
-            .entry(address)
+            .entry(source)
             .or_insert_with(|| Source { permits: Arc::new(Semaphore::new(SOURCE_MAX)), seats: 0 });
-        if own.seats >= SOURCE_WAITING_MAX {
-            return full();
+        if own.seats >= self.source_max {
+            return Err(Error::bare(Code::RateLimited));
         }
         own.seats += 1;
         let permits = Arc::clone(&own.permits);
-        inner.unknown += 1;
-        Ok(vec![permits, Arc::clone(&self.unknown)])
+        inner.seats += 1;
+        Ok(permits)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut inner = self.lanes.inner.lock();
-        let Some(address) = self.source else {
-            inner.known = inner.known.saturating_sub(1);
-            return;
-        };
-        inner.unknown = inner.unknown.saturating_sub(1);
-        if let Some(own) = inner.sources.get_mut(&address) {
+        let mut inner = self.lane.inner.lock();
+        inner.seats = inner.seats.saturating_sub(1);
+        if let Some(own) = inner.sources.get_mut(&self.source) {
             own.seats = own.seats.saturating_sub(1);
             if own.seats == 0 {
-                inner.sources.remove(&address);
+                inner.sources.remove(&self.source);
             }
         }
     }
@@ -157,22 +159,22 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[tokio::test]
-    async fn a_flood_delays_its_own_source_alone() {
-        let lanes = Arc::new(Lanes::default());
+    /// Of its kind, all that one source may have; then it alone is refused.
+    async fn flooded(known: bool, waiting_max: usize) {
+        let lanes = Lanes::default();
         let flood = address("10.0.0.1");
         let mut held = Vec::new();
         for _ in 0..SOURCE_MAX {
-            held.push(lanes.enter(flood, false).await.unwrap());
+            held.push(lanes.enter(flood, known).await.unwrap());
         }
         let mut waiting: Vec<_> =
-            (SOURCE_MAX..SOURCE_WAITING_MAX).map(|_| Box::pin(lanes.enter(flood, false))).collect();
+            (SOURCE_MAX..waiting_max).map(|_| Box::pin(lanes.enter(flood, known))).collect();
         assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
-        let refused = lanes.enter(flood, false).await.unwrap_err();
-        assert_eq!(refused.code(), Code::RateLimited);
-        // Others, and a token of the same machine that was good before, go on.
-        let _other = lanes.enter(address("10.0.0.2"), false).now_or_never().unwrap().unwrap();
-        let _known = lanes.enter(flood, true).now_or_never().unwrap().unwrap();
+        let refused = lanes.enter(flood, known).now_or_never().expect("no place left");
+        assert_eq!(refused.unwrap_err().code(), Code::RateLimited);
+        // Others, and its tokens of the other kind, go on.
+        let _other = lanes.enter(address("10.0.0.2"), known).now_or_never().unwrap().unwrap();
+        let _lane = lanes.enter(flood, !known).now_or_never().unwrap().unwrap();
         // In the order of their coming.
         held.pop();
         assert!(waiting[1].as_mut().now_or_never().is_none());
@@ -180,22 +182,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_flood_delays_its_own_source_alone() {
+        flooded(false, UNKNOWN_SOURCE_WAITING_MAX).await;
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_known_tokens_delays_its_own_source_alone() {
+        flooded(true, KNOWN_SOURCE_WAITING_MAX).await;
+    }
+
+    #[tokio::test]
     async fn what_was_taken_is_given_back() {
-        let lanes = Arc::new(Lanes::default());
-        let one = lanes.enter(address("2001:db8::1"), false).await.unwrap();
-        let two = lanes.enter(address("2001:db8::2:1"), false).await.unwrap();
-        let known = lanes.enter(address("10.0.0.1"), true).await.unwrap();
-        assert_eq!(lanes.inner.lock().sources.len(), 1, "one /64 is one source");
-        // Somebody who gave up while waiting leaves nothing behind.
-        let mut held = Vec::new();
-        for n in 0..UNKNOWN_MAX - 2 {
-            let source = address(&format!("10.1.0.{n}"));
-            held.push(lanes.enter(source, false).await.unwrap());
+        let lanes = Lanes::default();
+        for (known, lane) in [(false, &lanes.unknown), (true, &lanes.known)] {
+            let one = lanes.enter(address("2001:db8::1"), known).await.unwrap();
+            let two = lanes.enter(address("2001:db8::2:1"), known).await.unwrap();
+            assert_eq!(lane.inner.lock().sources.len(), 1, "one /64 is one source");
+            // Somebody who gave up while waiting leaves nothing behind.
+            let mut held = Vec::new();
+            for n in 0..LANE_MAX - 2 {
+                let source = address(&format!("10.1.0.{n}"));
+                held.push(lanes.enter(source, known).await.unwrap());
+            }
+            assert!(lanes.enter(address("10.2.0.1"), known).now_or_never().is_none());
+            drop((one, two, held));
+            let inner = lane.inner.lock();
+            assert_eq!((inner.sources.len(), inner.seats), (0, 0));
+            assert_eq!(lane.permits.available_permits(), LANE_MAX);
         }
-        assert!(lanes.enter(address("10.2.0.1"), false).now_or_never().is_none());
-        drop((one, two, known, held));
-        let inner = lanes.inner.lock();
-        assert_eq!((inner.sources.len(), inner.unknown, inner.known), (0, 0, 0));
-        assert_eq!(lanes.unknown.available_permits(), UNKNOWN_MAX);
     }
 }

@@ -18,6 +18,7 @@ use crate::grants::stamp::Stamp;
 use crate::service::changes::{FeedPoint, Heard};
 use crate::service::feed_status::FeedState;
 use crate::service::{PeerAddress, Service, block};
+use crate::volume::VolumeSettings;
 
 /// How often a session is tried again when the feed overtakes it.
 pub(crate) const TRIES: usize = 4;
@@ -33,7 +34,7 @@ pub type Question = (VerdictKey, String);
 #[derive(Debug, Default)]
 pub struct Flights {
     running: Mutex<HashMap<Question, Flight>>,
-    lanes: Arc<Lanes>,
+    lanes: Lanes,
     failures: Failures,
 }
 
@@ -82,9 +83,14 @@ pub(crate) async fn verdict_for(service: &Arc<Service>, caller: &Caller) -> Resu
         && service.changes.is_current(verdict.subject, verdict.point)
         && !verdict.has_ended()
         && verdict.is_fresh()
-        && names(service, &verdict, &caller.volume)
+        && let Some(served) = service.volumes.get(verdict.subject.volume)
     {
-        return Ok(verdict);
+        let settings = served.volume.settings();
+        if is_named(&settings, &caller.volume) {
+            return Ok(verdict);
+        }
+        // Admin would say the same, to each of any number of names.
+        return Err(another_volume(&settings, &caller.volume));
     }
     if state == FeedState::Unreachable
         && let Some(verdict) = kept_verdict(service, caller)?
@@ -108,12 +114,15 @@ fn away(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded)
 }
 
-/// Is this the volume that the caller asks for?
-fn names(service: &Service, verdict: &Verdict, volume: &str) -> bool {
-    service.volumes.get(verdict.subject.volume).is_some_and(|served| {
-        let settings = served.volume.settings();
-        settings.name == volume || settings.id.to_string() == volume
-    })
+/// Is this what the caller calls the volume? As admin takes it.
+fn is_named(settings: &VolumeSettings, asked: &str) -> bool {
+    settings.name == asked || asked.eq_ignore_ascii_case(&settings.id.to_string())
+}
+
+fn another_volume(settings: &VolumeSettings, asked: &str) -> Error {
+    let (name, asked) = (&settings.name, asked.escape_debug());
+    let message = format!("the token is for the volume `{name}`, not for `{asked}`");
+    Error::new(Code::CredsMismatch, message)
 }
 
 fn kept_verdict(service: &Service, caller: &Caller) -> Result<Option<Arc<Verdict>>> {
@@ -124,7 +133,11 @@ fn kept_verdict(service: &Service, caller: &Caller) -> Result<Option<Arc<Verdict
     // A row that is being applied now is later than this.
     let point = FeedPoint { epoch: service.changes.epoch(), revision: service.feed.revision() };
     let kept = service.grants.find(&caller.token, caller.peer.ip(), &now, point)?;
-    Ok(kept.filter(|verdict| names(service, verdict, &caller.volume)).map(Arc::new))
+    let asked_for = |verdict: &Verdict| {
+        let served = service.volumes.get(verdict.subject.volume);
+        served.is_some_and(|served| is_named(&served.volume.settings(), &caller.volume))
+    };
+    Ok(kept.filter(asked_for).map(Arc::new))
 }
 
 /// Asks admin; callers with the same question share one answer.
@@ -228,7 +241,10 @@ impl Asking {
     /// Admin refuses the volume token: the error to answer with.
     fn refused(&self, error: Error, heard: Heard) -> Result<Error> {
         let service = &self.service;
-        service.verdicts.drop(&self.question.0);
+        // The token itself may be as good as it was.
+        if error.code() != Code::CredsMismatch {
+            service.verdicts.drop(&self.question.0);
+        }
         service.flights.failures.keep(self.question.clone(), &error, heard);
         if error.code() == Code::TokenRevoked {
             block(|| service.grants.note_revoked(self.token.id(), service.feed.revision()))?;

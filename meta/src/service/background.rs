@@ -52,7 +52,8 @@ pub async fn tick_volume(service: Arc<Service>, served: Arc<Served>) {
 /// Cuts sessions when the time of their token is over, and looks after the
 /// grace, until the server ends.
 pub async fn watch_time(service: Arc<Service>) {
-    let mut written = tokio::time::Instant::now();
+    // At the first look: a server that is killed young has been heard, too.
+    let mut written = None::<tokio::time::Instant>;
     loop {
         let wait = service.next_end().map_or(LOOK, |at| at.left().min(LOOK));
         tokio::select! {
@@ -62,9 +63,10 @@ pub async fn watch_time(service: Arc<Service>) {
         }
         cut_ended(&service).await;
         service.review_grace();
-        if written.elapsed() >= CHECKPOINT {
-            written = tokio::time::Instant::now();
+        if written.is_none_or(|at| at.elapsed() >= CHECKPOINT) {
+            written = Some(tokio::time::Instant::now());
             checkpoint(&service);
+            block(|| service.forget_unused_ends());
         }
     }
     checkpoint(&service);

@@ -93,12 +93,11 @@ impl Service {
         let live: Vec<_> =
             self.sessions.all().iter().filter_map(|entry| self.live_session(entry.id)).collect();
         let mut reports = split(live, Vec::new());
+        // None is a report, too.
         if reports.is_empty() {
             reports.push(v1::SessionReport::default());
         }
-        if let Some(first) = reports.first_mut() {
-            first.all = true;
-        }
+        mark_all(&mut reports);
         reports
     }
 
@@ -149,10 +148,19 @@ fn split(mut opened: Vec<v1::LiveSession>, mut closed: Vec<Vec<u8>>) -> Vec<v1::
             opened.split_off(opened.len().min(PER_REPORT)),
             closed.split_off(closed.len().min(PER_REPORT)),
         );
-        reports.push(v1::SessionReport { all: false, opened, closed });
+        reports.push(v1::SessionReport { opened, closed, ..v1::SessionReport::default() });
         (opened, closed) = rest;
     }
     reports
+}
+
+/// Makes them the parts of everything: the last one completes it.
+fn mark_all(reports: &mut [v1::SessionReport]) {
+    let last = reports.len().saturating_sub(1);
+    for (index, report) in reports.iter_mut().enumerate() {
+        report.all = index == 0;
+        report.more = index < last;
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +183,17 @@ mod tests {
         assert_eq!(dirs, opened.iter().map(|s| s.dir.clone()).collect::<Vec<_>>());
         assert_eq!(reports.iter().flat_map(|r| r.closed.clone()).collect::<Vec<_>>(), closed);
         assert!(split(Vec::new(), Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn everything_is_begun_by_its_first_part_and_completed_by_its_last() {
+        let marks = |sessions: usize| -> Vec<(bool, bool)> {
+            let mut reports = split(vec![v1::LiveSession::default(); sessions], Vec::new());
+            mark_all(&mut reports);
+            reports.iter().map(|report| (report.all, report.more)).collect()
+        };
+        assert_eq!(marks(PER_REPORT), [(true, false)]);
+        assert_eq!(marks(2 * PER_REPORT + 1), [(true, true), (false, true), (false, false)]);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! This server's own token. It rotates without a restart: the credentials file
 //! is looked at every [`limits::CREDS_POLL`], and read again at once when admin
 //! refuses the token. What is wrong with the file is logged once, and the token
-//! in use stays.
+//! in use stays. Everything else in the file counts at the next start.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

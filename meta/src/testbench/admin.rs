@@ -259,7 +259,8 @@ impl AuthorityService for Admin {
         request: Request<v1::ValidateVolumeTokenRequest>,
     ) -> Result<Response<v1::ValidateVolumeTokenReply>, Status> {
         self.authenticate(&request)?;
-        let text = request.into_inner().token.unwrap_or_default().value.clone();
+        let request = request.into_inner();
+        let text = request.token.unwrap_or_default().value.clone();
         let answer = {
             let mut script = self.script.lock();
             script.validated += 1;
@@ -272,6 +273,9 @@ impl AuthorityService for Admin {
         let secret = secret.ok_or_else(|| Error::bare(Code::TokenUnknown))?;
         if let Some(code) = secret.refused {
             return Err(Error::bare(code).into());
+        }
+        if ![volume.name.as_str(), volume.id.as_str()].contains(&request.volume.as_str()) {
+            return Err(Error::bare(Code::CredsMismatch).into());
         }
         Ok(Response::new(v1::ValidateVolumeTokenReply {
             token_id: Token::parse(&text)?.id().to_string(),

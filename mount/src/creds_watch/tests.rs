@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use flexfs_auth::creds::Credentials;
 use flexfs_auth::token::TokenKind;
-use flexfs_common::{Code, wire};
+use flexfs_common::wire;
 use flexfs_proto::v1;
 use zeroize::Zeroizing;
 
@@ -22,6 +22,10 @@ struct Watched {
 
 impl Watched {
     async fn new() -> Watched {
+        Watched::with(REFUSED_WAIT).await
+    }
+
+    async fn with(refused_wait: Duration) -> Watched {
         let server = LoopbackMeta::start(Sizes::default()).await;
         let (session, _events) = server.mount(LONG).await;
         let dir = tempfile::tempdir().unwrap();
@@ -29,7 +33,7 @@ impl Watched {
         write(&path, &server.token);
         let file = CredsFile::new(path.clone());
         let in_use = Fingerprint::of(&server.token);
-        let task = tokio::spawn(watch(Arc::clone(&session), file, in_use));
+        let task = tokio::spawn(follow(Arc::clone(&session), file, in_use, refused_wait));
         Watched { server, session, task, path, _dir: dir }
     }
 
@@ -77,7 +81,7 @@ async fn a_secret_is_offered_until_admin_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_secret_is_not_offered_again_before_the_file_changes() {
+async fn a_refused_secret_gives_way_to_the_next_one_at_once() {
     let watched = Watched::new().await;
     let server = &watched.server;
     let unknown = Token::generate_for(TokenKind::Volume, server.token.id()).unwrap();
@@ -89,6 +93,44 @@ async fn a_refused_secret_is_not_offered_again_before_the_file_changes() {
     write(&watched.path, &second);
     assert_eq!(watched.offered(&second).await, 2);
     assert_eq!(watched.session.state(), SessionState::Live);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_admin_learns_of_later_is_taken_then() {
+    let watched = Watched::with(Duration::ZERO).await;
+    let server = &watched.server;
+    let early = Token::generate_for(TokenKind::Volume, server.token.id()).unwrap();
+    write(&watched.path, &early);
+    // Also after a pause of admin in between.
+    until(|| server.world.lock().offered.len() >= 2).await;
+    server.world.lock().offer_failures = vec![Code::AdminUnreachable];
+    until(|| server.world.lock().offered.len() >= 4).await;
+    let known_from = {
+        let mut world = server.world.lock();
+        world.secrets.push(early.reveal().to_owned());
+        world.offered.len()
+    };
+    until(|| server.world.lock().offered.len() > known_from).await;
+    // It was taken: the file is in use, and only another one is offered.
+    let next = server.rotate();
+    write(&watched.path, &next);
+    assert_eq!(watched.offered(&next).await, known_from + 2);
+    assert_eq!(watched.session.state(), SessionState::Live);
+}
+
+#[test]
+fn a_refusal_is_told_once_and_tried_again_unless_it_is_for_something_else() {
+    let mut offer = Offer::new(Token::generate(TokenKind::Volume).unwrap());
+    assert!(offer.refused(LONG) && !offer.refused(LONG));
+    assert!(offer.at > Instant::now());
+    let after = |code| Again::after(&Error::bare(code));
+    for code in [Code::TokenUnknown, Code::TokenNotYetValid, Code::TokenRotated] {
+        assert_eq!(after(code), Again::Seldom, "{code}");
+    }
+    for code in [Code::CredsMismatch, Code::AccountSuspended, Code::Unsupported] {
+        assert_eq!(after(code), Again::Never, "{code}");
+    }
+    assert_eq!(after(Code::AdminUnreachable), Again::Soon);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,12 @@ async fn what_waits_is_accepted_dropped_or_kept() {
     let (_dir, pending) = place();
     assert!(matches!(pending.resolve(&admin.peer()).await.unwrap(), Standing::Absent));
     let token = pending.obtain().unwrap();
+    // Whoever asked may have been killed: the request may still be under way.
+    let begun = std::time::Instant::now();
+    assert!(matches!(pending.resolve(&admin.peer()).await.unwrap(), Standing::Open(_)));
+    assert!(pending.path().exists() && begun.elapsed() < Duration::from_secs(20));
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(pending.path()).unwrap().set_modified(long_ago).unwrap();
     let Standing::Dropped(why) = pending.resolve(&admin.peer()).await.unwrap() else {
         panic!("admin does not know it")
     };

@@ -1,0 +1,283 @@
+//! A link between two programs that a test can break: a TCP proxy in the
+//! test's own process.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::ports::free_address;
+
+/// Ways of a connection, as its client sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From client to server.
+    Out,
+    /// From server to client.
+    Back,
+    /// Both.
+    Both,
+}
+
+/// What becomes of connections that are made from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum New {
+    #[default]
+    Forward,
+    /// Taken, and nothing comes through.
+    Swallow,
+    /// Closed at once.
+    Refuse,
+}
+
+#[derive(Debug)]
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+    silent_out: AtomicBool,
+    silent_back: AtomicBool,
+}
+
+impl Pair {
+    fn close(&self) {
+        for stream in [&self.client, &self.server] {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent_out.load(Ordering::SeqCst) || self.silent_back.load(Ordering::SeqCst)
+    }
+
+    fn silence(&self, way: Way) {
+        if way != Way::Back {
+            self.silent_out.store(true, Ordering::SeqCst);
+        }
+        if way != Way::Out {
+            self.silent_back.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    new: New,
+    pairs: Vec<Arc<Pair>>,
+}
+
+impl State {
+    fn close(&mut self, which: impl Fn(&Pair) -> bool) {
+        self.pairs.retain(|pair| {
+            let closed = which(pair);
+            if closed {
+                pair.close();
+            }
+            !closed
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: String,
+    over: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In one with what is decided of new connections: none slips through.
+    fn take(&self, client: TcpStream) -> Option<Arc<Pair>> {
+        let mut state = self.state();
+        if state.new == New::Refuse {
+            return None;
+        }
+        // A server that is not there: the client's connection ends, too.
+        let server = TcpStream::connect(&self.target).ok()?;
+        // The link adds no delay of its own.
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let swallowed = state.new == New::Swallow;
+        let pair = Arc::new(Pair {
+            client,
+            server,
+            silent_out: AtomicBool::new(swallowed),
+            silent_back: AtomicBool::new(swallowed),
+        });
+        state.pairs.push(Arc::clone(&pair));
+        Some(pair)
+    }
+}
+
+/// The proxy. Dropping it closes everything.
+#[derive(Debug)]
+pub struct Proxy {
+    address: String,
+    shared: Arc<Shared>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Forwards to `target` (`host:port`) whatever connects to its address.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    #[must_use]
+    pub fn start(target: &str) -> Proxy {
+        let address = free_address();
+        let listener = TcpListener::bind(&address).expect("a free address");
+        let (target, over) = (target.to_owned(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { target, over, state: Mutex::default() });
+        let accepting = Arc::clone(&shared);
+        let listener = std::thread::spawn(move || accept(&listener, &accepting));
+        Proxy { address, shared, listener: Some(listener) }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Connections that are open now stay open, and nothing comes through
+    /// that way any more, for ever: not even their end. Later ones work.
+    pub fn silence(&self, way: Way) {
+        self.shared.state().pairs.iter().for_each(|pair| pair.silence(way));
+    }
+
+    /// A black hole: as [`Proxy::silence`], and later connections are taken
+    /// and then hear nothing either.
+    pub fn swallow(&self) {
+        let mut state = self.shared.state();
+        state.new = New::Swallow;
+        state.pairs.iter().for_each(|pair| pair.silence(Way::Both));
+    }
+
+    /// As if nobody listened: everything is closed, and later connections at
+    /// once.
+    pub fn refuse(&self) {
+        let mut state = self.shared.state();
+        state.new = New::Refuse;
+        state.close(|_| true);
+    }
+
+    /// Later connections work, and what was silent is closed.
+    pub fn restore(&self) {
+        let mut state = self.shared.state();
+        state.new = New::Forward;
+        state.close(Pair::is_silent);
+    }
+
+    /// Connections that were made and that the proxy has not closed.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.state().pairs.len()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+        self.refuse();
+        // Wakes it.
+        let _ = TcpStream::connect(&self.address);
+        if let Some(listener) = self.listener.take() {
+            // It never panics; and if, the test is over.
+            let _ = listener.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.over.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(client) = client else { continue };
+        let Some(pair) = shared.take(client) else { continue };
+        let out = Arc::clone(&pair);
+        std::thread::spawn(move || copy(&out, &out.client, &out.server, &out.silent_out));
+        std::thread::spawn(move || copy(&pair, &pair.server, &pair.client, &pair.silent_back));
+    }
+}
+
+/// Until one side ends: then the other is told, unless this way is silent.
+fn copy(pair: &Pair, mut from: &TcpStream, mut to: &TcpStream, silent: &AtomicBool) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = from.read(&mut buffer).unwrap_or(0);
+        if silent.load(Ordering::SeqCst) {
+            if read == 0 {
+                return;
+            }
+            continue;
+        }
+        let sent = read != 0 && to.write_all(buffer.get(..read).unwrap_or_default()).is_ok();
+        if !sent {
+            // Bytes of the other way may still be on theirs: only this way ends.
+            let _ = to.shutdown(Shutdown::Write);
+            if read != 0 {
+                pair.close();
+            }
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A server that says everything it hears.
+    fn echo() -> String {
+        let address = free_address();
+        let listener = TcpListener::bind(&address).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        address
+    }
+
+    fn connect(proxy: &Proxy) -> TcpStream {
+        let stream = TcpStream::connect(proxy.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream
+    }
+
+    /// What comes back: `None` = nothing, and it is still open.
+    fn say(stream: &mut TcpStream) -> Option<usize> {
+        let _ = stream.write_all(b"x");
+        stream.read(&mut [0; 8]).ok()
+    }
+
+    #[test]
+    fn silence_is_for_what_is_open_and_a_black_hole_for_all() {
+        let proxy = Proxy::start(&echo());
+        let mut first = connect(&proxy);
+        assert_eq!(say(&mut first), Some(1));
+        for way in [Way::Out, Way::Back] {
+            let mut stream = connect(&proxy);
+            assert_eq!(say(&mut stream), Some(1));
+            proxy.silence(way);
+            assert_eq!(say(&mut stream), None, "{way:?}");
+        }
+        assert_eq!(say(&mut connect(&proxy)), Some(1), "a later one works");
+        proxy.swallow();
+        assert_eq!(say(&mut connect(&proxy)), None);
+        proxy.restore();
+        assert_eq!(say(&mut connect(&proxy)), Some(1));
+        proxy.refuse();
+        let closed = say(&mut connect(&proxy));
+        assert!(closed.is_none() || closed == Some(0), "{closed:?}");
+        assert_eq!(proxy.connections(), 0);
+    }
+}
