@@ -107,7 +107,7 @@ async fn what_is_shown_in_place_of_a_secret_is_never_one() {
     let owner = admin.account("a").await.owner;
     let mut markers: Vec<String> = MARKERS.iter().map(ToString::to_string).collect();
     markers.extend(shown_instead(&admin, &owner).await);
-    let before = dump(&admin, &[]).await;
+    let before = made(&admin).await;
     for marker in &markers {
         assert!(Token::parse(marker).is_err(), "{marker:?}");
         let secret = Some(v1::SecretText { value: marker.clone() });
@@ -146,12 +146,26 @@ async fn what_is_shown_in_place_of_a_secret_is_never_one() {
             assert!(absent || refused.code() == Code::TokenMalformed, "{marker:?}: {refused:?}");
         }
     }
-    assert_eq!(dump(&admin, &[]).await, before, "nothing came of any of them");
+    assert_eq!(made(&admin).await, before, "nothing came of any of them");
     used(&admin, &owner).await.unwrap();
 }
 
 fn in_seconds(seconds: i64) -> Timestamp {
     clock::wall_now().checked_add(SignedDuration::from_secs(seconds)).unwrap()
+}
+
+/// How many rows each table has whose rows only a change makes.
+async fn made(admin: &Running) -> Vec<(String, usize)> {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    // Uses are written by the clock, and refusals counted.
+    for row in dump(admin, &["audit", "secret_uses"]).await {
+        let table = row.split(':').next().unwrap().to_owned();
+        match counts.last_mut() {
+            Some((last, count)) if *last == table => *count += 1,
+            _ => counts.push((table, 1)),
+        }
+    }
+    counts
 }
 
 /// Every row of every table, except some: what is stored, as it is stored.
@@ -344,6 +358,9 @@ proptest! {
 
 // ---- 3: an open stream does not outlive its token ---------------------------
 
+/// A token is looked at again at every heartbeat; with room for a busy machine.
+const FEED_ENDS: Duration = Duration::from_secs(20);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_feed_ends_with_its_token_however_it_ends() {
     let site = Site::new(Kind::Sqlite);
@@ -391,9 +408,9 @@ async fn an_open_feed_ends_with_its_token_however_it_ends() {
                 Ok(None) => panic!("it ends with a reason"),
                 Err(status) => break status,
             }
+            assert!(changed.elapsed() < FEED_ENDS, "{expected}: the feed goes on");
         };
         assert_eq!(code(Err::<(), _>(ended)), expected);
-        assert!(changed.elapsed() < limits::FEED_HEARTBEAT + limits::FEED_DEAD, "{expected}");
         let new = registration(flexfs_common::ids::ServerId::random());
         assert_eq!(code(admin.meta(&meta).register_server(new).await), expected);
     }
