@@ -285,9 +285,18 @@ fn without_a_grace_nothing_is_opened_and_everything_stops_when_the_feed_is_dead(
     block_on(async {
         let mut admin = system(&cluster).unwrap();
         let mut outage = Outage::begin(&cluster, &meta, &mut admin).await;
-        // At once: no session, of whatever token.
+        // No session of whatever token, as soon as meta has seen that the link is
+        // gone: it was closed, which takes no more than a moment.
         let (session, full) = (&outage.live.session, &outage.full);
-        assert_eq!(refusal(session, "work", full).await, Code::AdminUnreachable);
+        let begun = Instant::now();
+        let refused = loop {
+            match session.open_again("work", full).await {
+                Ok(_) => assert!(begun.elapsed() < SLACK, "sessions are still opened"),
+                Err(error) => break error.code(),
+            }
+            tokio::time::sleep(PACE).await;
+        };
+        assert_eq!(refused, Code::AdminUnreachable);
         outage.nothing_new().await;
         let ended = outage.ends().await;
         eprintln!("without a grace live sessions ended {ended:?} after the link");
