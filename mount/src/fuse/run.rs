@@ -17,7 +17,7 @@ pub(super) async fn run(
     header: Header,
     operation: Operation,
 ) -> Result<Answer> {
-    match operation {
+    let outcome = match operation {
         Operation::Name(op) => name(fs, header, op).await,
         Operation::Attr(op) => attr(fs, header, op).await,
         Operation::File(op) => file(fs, header, op).await,
@@ -30,7 +30,10 @@ pub(super) async fn run(
         | Operation::Destroy
         | Operation::Ioctl
         | Operation::Unknown => Err(Code::Unsupported.into()),
-    }
+    };
+    // After a cut every call fails with its reason (P1), whatever it ran into
+    // while the session ended around it.
+    outcome.map_err(|error| fs.session().end_error().unwrap_or(error))
 }
 
 async fn name(fs: &FileSystem, header: Header, op: NameOp) -> Result<Answer> {
