@@ -394,8 +394,7 @@ async fn flood(args: &Args) {
     let bad = move || match kind.as_str() {
         "wrong" => Token::generate_for(TokenKind::Volume, id).unwrap().reveal().to_owned(),
         "malformed" => {
-            "flxv_0000000000000000000000_0000000000000000000000000000000000000000000000000"
-                .to_owned()
+            format!("flxv_{}_{}", "0".repeat(22), "0".repeat(49))
         }
         _ => Token::generate(TokenKind::Volume).unwrap().reveal().to_owned(),
     };
