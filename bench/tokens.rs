@@ -30,18 +30,51 @@ use flexfs_common::Code;
 use flexfs_common::tls::{self, Peer, ServerCertificate, Trust};
 use flexfs_proto::v1;
 use flexfs_proto::v1::admin_service_client::AdminServiceClient;
+use flexfs_proto::v1::authority_service_client::AuthorityServiceClient;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use prost::Message;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 type Client = AdminServiceClient<InterceptedService<Channel, BearerInterceptor>>;
+type Authority = AuthorityServiceClient<InterceptedService<Channel, BearerInterceptor>>;
+
+/// What the measured calls are made with: a volume token, shown by a meta
+/// server that proves itself with its own.
+#[derive(Clone)]
+struct Shown {
+    volume_id: String,
+    meta: Token,
+    volume: Token,
+}
+
+impl Shown {
+    fn authority(&self, peer: &Peer) -> Authority {
+        AuthorityServiceClient::with_interceptor(
+            peer.channel().unwrap(),
+            BearerInterceptor::new(&self.meta),
+        )
+    }
+
+    fn request(&self) -> v1::ValidateVolumeTokenRequest {
+        v1::ValidateVolumeTokenRequest {
+            token: Some(self.volume.to_wire()),
+            volume: "bench".into(),
+            peer_address: "192.0.2.7".into(),
+            host_name: "build-7".into(),
+        }
+    }
+}
 
 /// Connections of the load, and calls in flight on each.
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 16;
+/// Calls in flight on each connection of a flood: refusals beyond the rate of
+/// a source take a while.
+const FLOOD_IN_FLIGHT: usize = 128;
 /// Rounds of each side; the median is told.
 const ROUNDS: usize = 5;
 
@@ -89,7 +122,7 @@ async fn all(args: &Args) {
     let peer = peer(&home, "127.0.0.1:7490");
     let root = std::fs::read_to_string(home.join("admin/root.token")).unwrap();
     let root = Token::parse(&root).unwrap();
-    let volume = make(&peer, &root).await;
+    let shown = make(&peer, &root).await;
     stop(&mut daemon);
     let tokens = args.number("--tokens", "1000000");
     let url = if db.is_empty() {
@@ -98,17 +131,21 @@ async fn all(args: &Args) {
         DbUrl::parse(&db).unwrap()
     };
     let began = Instant::now();
-    fill(&url, &volume, tokens).await;
+    fill(&url, &shown.volume_id, tokens).await;
     println!("filled: {tokens} tokens in {:.1} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     let mut daemon = start(run(&bind)).await;
     println!("start with {tokens} tokens: {:.3} s", began.elapsed().as_secs_f64());
-    lists(&peer, &root, &volume).await;
+    lists(&peer, &root, &shown.volume_id).await;
     let rss = memory(daemon.id());
     println!("memory of admin after the lists: {} MiB", rss / 1024);
-    let mut echo = child(args, &home);
-    hot(args, &peer, &root, echo.1).await;
-    flooded(args, &home, &peer, (&root, &volume), (daemon.id(), echo.1)).await;
+    // The echo answers with the very same bytes.
+    let mut authority = shown.authority(&peer);
+    let reply = authority.validate_volume_token(shown.request()).await.unwrap().into_inner();
+    std::fs::write(home.join("reply"), reply.encode_to_vec()).unwrap();
+    let mut echo = child(&home);
+    hot(args, &peer, &shown, echo.1).await;
+    flooded(args, &home, &peer, &shown, (daemon.id(), echo.1)).await;
     stop(&mut echo.0);
     stop(&mut daemon);
 }
@@ -144,7 +181,7 @@ fn client(peer: &Peer, token: &Token) -> Client {
 }
 
 /// A volume to hang tokens on; its first token comes with it.
-async fn make(peer: &Peer, root: &Token) -> (String, Token) {
+async fn make(peer: &Peer, root: &Token) -> Shown {
     let mut client = client(peer, root);
     let store = v1::BlockStore {
         id: "b1".into(),
@@ -156,12 +193,13 @@ async fn make(peer: &Peer, root: &Token) -> (String, Token) {
         .create_block_store(v1::CreateBlockStoreRequest { block_store: Some(store) })
         .await
         .unwrap();
-    let meta = v1::CreateMetaStoreRequest {
+    let meta = Token::generate(TokenKind::Meta).unwrap();
+    let store = v1::CreateMetaStoreRequest {
         id: "m1".into(),
         address: "127.0.0.1:7410".into(),
-        meta_token: Some(Token::generate(TokenKind::Meta).unwrap().to_wire()),
+        meta_token: Some(meta.to_wire()),
     };
-    client.create_meta_store(meta).await.unwrap();
+    client.create_meta_store(store).await.unwrap();
     let token = Token::generate(TokenKind::Volume).unwrap();
     let volume = v1::Volume {
         name: "bench".into(),
@@ -172,11 +210,11 @@ async fn make(peer: &Peer, root: &Token) -> (String, Token) {
     let request =
         v1::CreateVolumeRequest { volume: Some(volume), volume_token: Some(token.to_wire()) };
     let made = client.create_volume(request).await.unwrap().into_inner();
-    (made.volume.unwrap().id, token)
+    Shown { volume_id: made.volume.unwrap().id, meta, volume: token }
 }
 
 /// Tokens like others, but that nobody has their secrets.
-async fn fill(url: &DbUrl, (volume, _): &(String, Token), tokens: u64) {
+async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
     let store = Store::open(url).await.unwrap();
     let [one, two] = match store.kind() {
         Kind::Sqlite => [
@@ -214,9 +252,9 @@ async fn fill(url: &DbUrl, (volume, _): &(String, Token), tokens: u64) {
 }
 
 /// Pages of 100, from the start and one after the other.
-async fn lists(peer: &Peer, root: &Token, (volume, _): &(String, Token)) {
+async fn lists(peer: &Peer, root: &Token, volume: &str) {
     let mut client = client(peer, root);
-    for (what, volume) in [("all", String::new()), ("of a volume", volume.clone())] {
+    for (what, volume) in [("all", String::new()), ("of a volume", volume.to_owned())] {
         let mut request = v1::ListTokensRequest {
             kind: "volume".into(),
             volume,
@@ -247,7 +285,7 @@ fn memory(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn child(_: &Args, home: &Path) -> (Child, u16) {
+fn child(home: &Path) -> (Child, u16) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["echo", "--dir"])
         .arg(home)
@@ -260,17 +298,17 @@ fn child(_: &Args, home: &Path) -> (Child, u16) {
 }
 
 /// Calls as fast as they are answered; calls a second.
-async fn load(peer: &Peer, token: &Token, seconds: u64) -> f64 {
+async fn load(peer: &Peer, shown: &Shown, seconds: u64) -> f64 {
     let count = Arc::new(AtomicU64::new(0));
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut tasks = Vec::new();
     for _ in 0..CONNECTIONS {
-        let client = client(peer, token);
+        let client = shown.authority(peer);
         for _ in 0..IN_FLIGHT {
-            let (mut client, count) = (client.clone(), Arc::clone(&count));
+            let (mut client, count, shown) = (client.clone(), Arc::clone(&count), shown.clone());
             tasks.push(tokio::spawn(async move {
                 while Instant::now() < end {
-                    client.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+                    client.validate_volume_token(shown.request()).await.unwrap();
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }));
@@ -283,15 +321,15 @@ async fn load(peer: &Peer, token: &Token, seconds: u64) -> f64 {
 }
 
 /// Hot verifications beside bare echoes, in turn.
-async fn hot(args: &Args, admin: &Peer, root: &Token, port: u16) {
+async fn hot(args: &Args, admin: &Peer, shown: &Shown, port: u16) {
     let seconds = args.number("--seconds", "3");
     let echo = Peer { address: format!("127.0.0.1:{port}"), ..admin.clone() };
-    load(admin, root, 1).await;
-    load(&echo, root, 1).await;
+    load(admin, shown, 1).await;
+    load(&echo, shown, 1).await;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let bare = load(&echo, root, seconds).await;
-        let hot = load(admin, root, seconds).await;
+        let bare = load(&echo, shown, seconds).await;
+        let hot = load(admin, shown, seconds).await;
         ours.push(hot);
         theirs.push(bare);
         ratios.push(hot / bare);
@@ -310,35 +348,42 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 /// A good caller's times while somebody sends bad tokens, beside the same rate
-/// of bare echoes.
-async fn flooded(
-    args: &Args,
-    home: &Path,
-    admin: &Peer,
-    (root, (_, known)): (&Token, &(String, Token)),
-    (pid, port): (u32, u16),
-) {
-    let rate = args.get("--rate", "20000");
+/// of bare echoes: at the highest of some rates that leaves half of the
+/// machine idle.
+async fn flooded(args: &Args, home: &Path, admin: &Peer, shown: &Shown, (pid, port): (u32, u16)) {
     let before = memory(pid);
-    let mut ratios = Vec::new();
     for kind in ["malformed", "unknown", "wrong"] {
+        let flood = |kind: &str, port, rate| flooder(home, (kind, port), rate, &shown.volume);
+        let mut rate = args.number("--rate", "20000");
+        let mut idle = 0.0;
+        while rate > 100 {
+            let began = cpu();
+            good_caller(admin, shown, flood(kind, 7490, rate)).await;
+            let ended = cpu();
+            idle = (ended.0 - began.0) / (ended.1 - began.1);
+            if idle >= 0.5 {
+                break;
+            }
+            println!("  {kind} at {rate}/s leaves {:.0} % idle", idle * 100.0);
+            rate = rate * 4 / 5;
+        }
         let mut rounds = Vec::new();
-        for _ in 0..3 {
-            let bare = good_caller(admin, root, flooder(home, "echo", port, &rate, known)).await;
-            let bad = good_caller(admin, root, flooder(home, kind, 7490, &rate, known)).await;
+        for _ in 0..ROUNDS {
+            let bare = good_caller(admin, shown, flood("echo", port, rate)).await;
+            let bad = good_caller(admin, shown, flood(kind, 7490, rate)).await;
             rounds.push((bad.0 / bare.0, bare, bad));
         }
         rounds.sort_by(|a, b| f64::total_cmp(&a.0, &b.0));
         let (ratio, bare, bad) = rounds[rounds.len() / 2];
         println!(
-            "flood of {kind} tokens: good caller's p99 {:.3} ms at {:.0}/s, beside echoes {:.3} ms \
-             at {:.0}/s, ratio {ratio:.2}",
+            "flood of {kind} tokens ({:.0} % idle): good caller's p99 {:.3} ms at {:.0}/s, beside \
+             echoes {:.3} ms at {:.0}/s, ratio {ratio:.2}",
+            idle * 100.0,
             bad.0 * 1e3,
             bad.1,
             bare.0 * 1e3,
             bare.1
         );
-        ratios.push(ratio);
     }
     println!(
         "memory of admin: {} MiB before the floods, {} MiB after",
@@ -347,11 +392,34 @@ async fn flooded(
     );
 }
 
-fn flooder(home: &Path, kind: &str, port: u16, rate: &str, known: &Token) -> Child {
+/// (idle, all) of the machine's CPU time so far.
+fn cpu() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .map(|n| n.parse().unwrap())
+        .collect();
+    (fields[3] + fields[4], fields.iter().sum())
+}
+
+fn flooder(home: &Path, (kind, port): (&str, u16), rate: u64, known: &Token) -> Child {
     Command::new("nice")
         .args(["-n", "10"])
         .arg(std::env::current_exe().unwrap())
-        .args(["flood", "--kind", kind, "--port", &port.to_string(), "--rate", rate, "--dir"])
+        .args([
+            "flood",
+            "--kind",
+            kind,
+            "--port",
+            &port.to_string(),
+            "--rate",
+            &rate.to_string(),
+            "--dir",
+        ])
         .arg(home)
         .args(["--id", &known.id().to_string()])
         .stdout(Stdio::piped())
@@ -360,18 +428,18 @@ fn flooder(home: &Path, kind: &str, port: u16, rate: &str, known: &Token) -> Chi
 }
 
 /// (p99 in seconds, calls a second of the flood).
-async fn good_caller(admin: &Peer, root: &Token, mut flood: Child) -> (f64, f64) {
+async fn good_caller(admin: &Peer, shown: &Shown, mut flood: Child) -> (f64, f64) {
     let mut output = BufReader::new(flood.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
-    let mut client = client(admin, root);
+    let mut client = shown.authority(admin);
     let mut times = Vec::new();
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     let end = Instant::now() + Duration::from_secs(4);
     while Instant::now() < end {
         tick.tick().await;
         let began = Instant::now();
-        client.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+        client.validate_volume_token(shown.request()).await.unwrap();
         times.push(began.elapsed());
     }
     line.clear();
@@ -412,7 +480,7 @@ async fn flood(args: &Args) {
     let mut tasks = Vec::new();
     for _ in 0..CONNECTIONS {
         let channel = peer.channel().unwrap();
-        for _ in 0..IN_FLIGHT {
+        for _ in 0..FLOOD_IN_FLIGHT {
             let mut client = AdminServiceClient::new(channel.clone());
             let (tokens, count) = (Arc::clone(&tokens), Arc::clone(&count));
             tasks.push(tokio::spawn(async move {
@@ -438,6 +506,8 @@ async fn flood(args: &Args) {
 /// A tonic server that answers the same message with nothing behind it.
 async fn echo(args: &Args) {
     let ssl = PathBuf::from(args.get("--dir", "")).join("ssl");
+    let reply = std::fs::read(PathBuf::from(args.get("--dir", "")).join("reply")).unwrap();
+    let reply = v1::ValidateVolumeTokenReply::decode(&reply[..]).unwrap();
     let own = Ca::load_or_create(&ssl).unwrap().own_identity(&ssl).unwrap();
     let certificate = ServerCertificate::from_pem(&own.chain, &own.key).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(tls::server_config(certificate, &[b"h2"]));
@@ -446,13 +516,13 @@ async fn echo(args: &Args) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let acceptor = acceptor.clone();
+        let (acceptor, reply) = (acceptor.clone(), reply.clone());
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(tcp).await else { return };
-            let service = TowerToHyperService::new(tower::service_fn(answer));
+            let service = tower::service_fn(move |request| answer(request, reply.clone()));
             // It ends when the client goes.
             let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .await;
         });
     }
@@ -460,29 +530,25 @@ async fn echo(args: &Args) {
 
 async fn answer(
     request: http::Request<hyper::body::Incoming>,
+    reply: v1::ValidateVolumeTokenReply,
 ) -> Result<http::Response<tonic::body::Body>, Infallible> {
-    struct Echo;
-    impl tonic::server::UnaryService<v1::WhoAmIRequest> for Echo {
-        type Response = v1::WhoAmIReply;
-        type Future = Pin<
-            Box<
-                dyn Future<Output = Result<tonic::Response<v1::WhoAmIReply>, tonic::Status>> + Send,
-            >,
-        >;
-        fn call(&mut self, _: tonic::Request<v1::WhoAmIRequest>) -> Self::Future {
-            Box::pin(async {
-                // As many bytes as the real one.
-                Ok(tonic::Response::new(v1::WhoAmIReply {
-                    kind: "account".into(),
-                    token_id: "00000000-0000-4000-8000-000000000000".into(),
-                    account_id: "00000000-0000-4000-8000-000000000000".into(),
-                    account_name: "system".into(),
-                    role: "system".into(),
-                    ..Default::default()
-                }))
-            })
+    struct Echo(v1::ValidateVolumeTokenReply);
+    type Answer = Result<tonic::Response<v1::ValidateVolumeTokenReply>, tonic::Status>;
+    impl tonic::server::UnaryService<v1::ValidateVolumeTokenRequest> for Echo {
+        type Response = v1::ValidateVolumeTokenReply;
+        type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+        fn call(
+            &mut self,
+            request: tonic::Request<v1::ValidateVolumeTokenRequest>,
+        ) -> Self::Future {
+            // To a flood, which asks for something else, with as little as a
+            // refusal has.
+            let asked = request.get_ref().token.is_some();
+            let reply = if asked { std::mem::take(&mut self.0) } else { Default::default() };
+            Box::pin(async { Ok(tonic::Response::new(reply)) })
         }
     }
-    let codec = ProstCodec::<v1::WhoAmIReply, v1::WhoAmIRequest>::default();
-    Ok(tonic::server::Grpc::new(codec).unary(Echo, request).await)
+    let codec =
+        ProstCodec::<v1::ValidateVolumeTokenReply, v1::ValidateVolumeTokenRequest>::default();
+    Ok(tonic::server::Grpc::new(codec).unary(Echo(reply), request).await)
 }

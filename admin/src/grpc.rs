@@ -1,6 +1,7 @@
 //! gRPC: decode, call the service, encode. No rules here.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -83,19 +84,45 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let shown = Shown::Proven(caller.token_id(), caller.account_id());
-    let source = caller.source;
+    let told = Told::of(&caller);
     let mut caller = caller;
     service.recall_request(&mut caller).await.map_err(|e| refused(&e))?;
     let outcome = tokio::spawn(work(Arc::clone(service), caller))
         .await
         .unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e)));
-    outcome.map_err(|error| {
+    outcome.map_err(|error| told.refused(service, &error))
+}
+
+/// Runs a call that changes nothing, as part of the request: it ends when the
+/// client goes away.
+async fn reading<T>(
+    service: &Arc<Service>,
+    caller: &Caller,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T, Status> {
+    let told = Told::of(caller);
+    work.await.map_err(|error| told.refused(service, &error))
+}
+
+/// Who is told of a refusal.
+struct Told {
+    source: Option<IpAddr>,
+    shown: Shown,
+}
+
+impl Told {
+    fn of(caller: &Caller) -> Told {
+        let shown = Shown::Proven(caller.token_id(), caller.account_id());
+        Told { source: caller.source, shown }
+    }
+
+    /// What was not allowed goes into the audit log.
+    fn refused(&self, service: &Service, error: &Error) -> Status {
         if error.kind() == Kind::Denied {
-            service.verifier().note_refusal(source, shown, error.code());
+            service.verifier().note_refusal(self.source, self.shown, error.code());
         }
-        refused(&error)
-    })
+        refused(error)
+    }
 }
 
 /// The status of an error; what is our own fault is logged here, once.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flexfs_common::Result;
 use flexfs_common::clock::BootTime;
+use flexfs_common::ids::TokenId;
 use uuid::Uuid;
 
 pub mod accounts;
@@ -20,6 +21,7 @@ pub mod changes;
 pub mod claims;
 pub mod ending;
 pub mod feed;
+pub mod known;
 pub mod lease;
 pub mod metas;
 mod postgres;
@@ -41,7 +43,8 @@ pub use row::{Cells, Row, Value};
 pub use url::DbUrl;
 
 use crate::audit::{Entry, Who};
-use changes::{Applied, Change};
+use changes::{Applied, Change, FeedRow};
+use known::KnownIds;
 use lease::Lease;
 
 /// Runs statements: the pool of readers, or a transaction.
@@ -121,6 +124,7 @@ impl Kind {
 pub struct Store {
     db: Arc<dyn Database>,
     applied: Arc<Applied>,
+    known: Arc<KnownIds>,
     lease: Arc<Lease>,
     /// This process among those over the database.
     replica: Uuid,
@@ -146,6 +150,7 @@ impl Store {
         let store = Store {
             db,
             applied: Arc::new(Applied::new()),
+            known: Arc::default(),
             lease: Arc::default(),
             replica: Uuid::new_v4(),
         };
@@ -194,10 +199,36 @@ impl Store {
             let rows =
                 feed::rows_after(reader.as_mut(), self.applied.seen(), head.revision).await?;
             let Some(last) = rows.last().map(|row| row.revision) else { break };
-            self.applied.apply(&rows);
+            self.enter(&rows);
             self.applied.advance(last);
         }
         Ok(())
+    }
+
+    fn enter(&self, rows: &[FeedRow]) {
+        self.known.apply(rows);
+        self.applied.apply(rows);
+    }
+
+    /// Reads into memory which tokens there are.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`; to be called again.
+    pub async fn load_known(&self) -> Result<()> {
+        self.known.load(self.reader().as_mut()).await
+    }
+
+    /// Is it in memory which tokens there are?
+    #[must_use]
+    pub fn knows_tokens(&self) -> bool {
+        self.known.is_complete()
+    }
+
+    /// May there be a token of this id? False only when there is certainly
+    /// none; asks nobody.
+    #[must_use]
+    pub fn may_exist(&self, id: TokenId) -> bool {
+        self.known.contains(id) || !self.known.is_complete() || !self.is_current()
     }
 
     /// May what was read before be used again, if no change of it is known?
@@ -306,7 +337,7 @@ impl Tx {
             note_request(sql, entry, revision, now).await?;
         }
         self.inner.commit().await?;
-        self.store.applied.apply(&rows);
+        self.store.enter(&rows);
         if !rows.is_empty() {
             self.store.db.settled(self.store.replica, revision).await?;
         }

@@ -4,6 +4,7 @@ mod bootstrapping;
 mod creating;
 mod cve;
 mod feeding;
+mod flooding;
 mod harness;
 mod hostile;
 mod living;

@@ -6,7 +6,8 @@
 //! argon2id, once per token and process, on a bounded pool → state, read again
 //! after the slow step so that a revocation racing it wins. A wrong secret
 //! never reaches argon2, and the rate limit is asked only about failures: it
-//! never stands in the way of a good token.
+//! never stands in the way of a good token. Of a source beyond that limit,
+//! most bad tokens are told from memory (`flood`).
 //!
 //! Caching: what was read of a token is used again while nothing newer is
 //! known of it, its account and its volume (see `store::changes::Applied`).
@@ -31,6 +32,7 @@ use crate::store::{Sql, Store};
 mod cache;
 mod claims;
 mod failures;
+mod flood;
 mod hashing;
 mod refused;
 mod used;
@@ -39,6 +41,7 @@ pub use hashing::Hashing;
 
 use cache::{Cached, Caches};
 use failures::FailureLimiter;
+use flood::{Compared, RowsOfFailures};
 use refused::Refused;
 pub use refused::Shown;
 use used::UsedLately;
@@ -113,6 +116,7 @@ pub struct Verify {
     hashing: Hashing,
     caches: Caches,
     failures: FailureLimiter,
+    rows: RowsOfFailures,
     used: UsedLately,
     refused: Refused,
 }
@@ -127,6 +131,7 @@ impl Verify {
             hashing: Hashing::new(settings),
             caches: Caches::new()?,
             failures: FailureLimiter::new(),
+            rows: RowsOfFailures::new(),
             used: UsedLately::default(),
             refused: Refused::default(),
         })
@@ -177,11 +182,15 @@ impl Verify {
     /// # Errors
     /// As [`Verify::verify`].
     pub async fn verify_shown(&self, token: &Token, showing: &Showing<'_>) -> Result<Verified> {
+        let asked = tokio::time::Instant::now();
         let outcome = self.verify_in(token, showing).await;
         let verified = match outcome {
             Ok(verified) => verified,
             Err(error) => {
                 self.note_refusal(showing.from, Shown::Unproven(token.id()), error.code());
+                if error.code() == Code::RateLimited {
+                    flood::pause(asked).await;
+                }
                 return Err(error);
             }
         };
@@ -211,6 +220,9 @@ impl Verify {
             return self.placed(verified, from, store);
         }
         if self.caches.failed_lately(&key, token, self.store.applied()) {
+            return Err(self.failed(from));
+        }
+        if self.is_flood(from, token, store) {
             return Err(self.failed(from));
         }
         // One at a time per token; the others find the first one's result.
@@ -306,10 +318,16 @@ impl Verify {
     }
 
     async fn cold(&self, token: &Token, store: Option<&StoreId>) -> Result<Verified> {
-        let standing = tokens::standing(self.store.reader().as_mut(), token.id())
-            .await?
-            .filter(|standing| is_placed(standing, store));
-        let secrets = standing.as_ref().map_or(&[][..], |standing| &standing.secrets);
+        let revision = self.store.applied().latest();
+        let read = tokens::standing(self.store.reader().as_mut(), token.id()).await?;
+        let standing = read.as_ref().filter(|standing| is_placed(standing, store));
+        let secrets = standing.map_or(&[][..], |standing| &standing.secrets);
+        let unknown = || {
+            if let Some(read) = &read {
+                self.rows.keep(token, Compared::with(read, revision));
+            }
+            Err(Code::TokenUnknown.into())
+        };
         if secrets.is_empty() {
             // The same work as for a known id.
             let dummy = Verifier {
@@ -318,13 +336,13 @@ impl Verify {
                 phc: String::new(),
             };
             let _ = dummy.tag_matches(token, &self.pepper);
-            return Err(Code::TokenUnknown.into());
+            return unknown();
         }
         let Some(secret) = self.matching(token, secrets) else {
-            return Err(Code::TokenUnknown.into());
+            return unknown();
         };
         let secret_id = secret.id;
-        let account = standing.as_ref().map(|standing| standing.token.account_id);
+        let account = standing.map(|standing| standing.token.account_id);
         let account = account.ok_or(Code::TokenUnknown)?;
         if !self.hashing.matches(account, token, &secret.verifier).await? {
             // Tag and string are of one secret: one of them was altered.
@@ -387,13 +405,20 @@ impl Verify {
     /// The next failure is told from the database again.
     pub(crate) fn forget_failures(&self) {
         self.caches.forget_failures();
+        self.failures.forget();
+    }
+
+    /// The next failure of this source is beyond its rate.
+    pub(crate) fn exhaust(&self, from: Option<IpAddr>) {
+        while self.failures.admit(from) {}
     }
 
     /// Entries: successes, failures, tokens being verified, sources of
-    /// failures, refusals not yet written.
-    pub(crate) fn kept(&self) -> [usize; 5] {
+    /// failures, refusals not yet written, rows of failures.
+    pub(crate) fn kept(&self) -> [usize; 6] {
         let [successes, failures, flights] = self.caches.kept();
-        [successes, failures, flights, self.failures.kept(), self.refused.kept()]
+        let (sources, rows) = (self.failures.kept(), self.rows.kept());
+        [successes, failures, flights, sources, self.refused.kept(), rows]
     }
 }
 

@@ -74,6 +74,7 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     let service = Arc::new(Service::new(store.clone(), verify, Arc::clone(&ca), registry));
     let stop = CancellationToken::new();
     let follow = tokio::spawn(poll::follow(store.clone(), stop.clone()));
+    let known = tokio::spawn(poll::load_known(store.clone(), stop.clone()));
     let write_back = tokio::spawn(poll::write_back(Arc::clone(&service), stop.clone()));
     let retention = settings.token_retention;
     let purge = tokio::spawn(poll::purge(Arc::clone(&service), retention, stop.clone()));
@@ -91,7 +92,7 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     daemon::termination().await?;
     tracing::info!("admin ends");
     stop.cancel();
-    for task in [serving, follow, write_back, purge] {
+    for task in [serving, follow, known, write_back, purge] {
         // A panic in one of them was logged; the others still end in order.
         let _ = task.await;
     }

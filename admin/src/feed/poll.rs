@@ -23,6 +23,26 @@ const FLUSH_ALONE: Duration = Duration::from_secs(10);
 /// How often what ended long ago is looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 
+/// Reads which tokens there are, beside everything else: with millions it
+/// takes seconds, and until then each unknown one is looked for. Tried until
+/// it succeeds.
+pub async fn load_known(store: Store, stop: CancellationToken) {
+    let mut again = tokio::time::interval(POLL);
+    while !store.knows_tokens() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = again.tick() => {}
+        }
+        let loaded = tokio::select! {
+            () = stop.cancelled() => return,
+            loaded = store.load_known() => loaded,
+        };
+        if let Err(error) = loaded {
+            tracing::warn!(error = error.with_causes(), "the tokens' ids cannot be read yet");
+        }
+    }
+}
+
 /// Follows the database until `stop`. A failure of the database is told once
 /// and tried again.
 pub async fn follow(store: Store, stop: CancellationToken) {

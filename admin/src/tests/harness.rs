@@ -80,6 +80,7 @@ impl Site {
         let stop = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(poll::follow(store.clone(), stop.clone())),
+            tokio::spawn(poll::load_known(store.clone(), stop.clone())),
             tokio::spawn(poll::write_back(Arc::clone(&service), stop.clone())),
             tokio::spawn(poll::purge(Arc::clone(&service), RETENTION, stop.clone())),
             tokio::spawn(server.serve(Arc::clone(&service), stop.clone())),

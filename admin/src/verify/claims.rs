@@ -7,6 +7,7 @@ use flexfs_auth::token::Token;
 use flexfs_auth::verifier::Verifier;
 use flexfs_common::{Code, Result, clock};
 
+use super::flood::{self, Compared};
 use super::{Showing, Shown, Verified, Verify, refusal};
 use crate::store::claims;
 
@@ -19,10 +20,14 @@ impl Verify {
     /// `TOKEN_EXPIRED` when its time or that of its token is over, the codes
     /// of [`refusal`], `RATE_LIMITED`, `DATABASE_FAILED`.
     pub async fn verify_claim(&self, code: &Token, showing: &Showing<'_>) -> Result<Verified> {
+        let asked = tokio::time::Instant::now();
         match self.claim_in(code, showing).await {
             Ok(verified) => Ok(verified),
             Err((shown, error)) => {
                 self.note_refusal(showing.from, shown, error.code());
+                if error.code() == Code::RateLimited {
+                    flood::pause(asked).await;
+                }
                 Err(error)
             }
         }
@@ -35,6 +40,10 @@ impl Verify {
     ) -> Result<Verified, (Shown, flexfs_common::Error)> {
         let unproven = Shown::Unproven(code.id());
         let failed = |e| (unproven, e);
+        if self.is_flood(showing.from, code, None) {
+            return Err(failed(self.failed(showing.from)));
+        }
+        let revision = self.store.applied().latest();
         let mut reader = self.store.reader();
         let claim = claims::of_token(reader.as_mut(), code.id()).await.map_err(failed)?;
         // The same work for an unknown one.
@@ -42,6 +51,11 @@ impl Verify {
             Verifier { tag: [0; 32], pepper_id: self.pepper.id().to_owned(), phc: String::new() };
         let verifier = claim.as_ref().map_or(&dummy, |claim| &claim.verifier);
         let matches = verifier.tag_matches(code, &self.pepper);
+        if !matches && self.store.may_exist(code.id()) {
+            let verifiers = claim.iter().map(|claim| claim.verifier.clone()).collect();
+            let compared = Compared { verifiers, volume: None, meta_store: None, revision };
+            self.rows.keep(code, compared);
+        }
         let claim = claim.filter(|_| matches).ok_or_else(|| failed(self.failed(showing.from)))?;
         let standing = self.standing(reader.as_mut(), code.id()).await.map_err(failed)?;
         let standing = standing.ok_or_else(|| failed(Code::TokenUnknown.into()))?;

@@ -17,6 +17,15 @@ struct Bucket {
     at: Instant,
 }
 
+impl Bucket {
+    fn refill(&mut self, now: Instant) {
+        let gained =
+            now.saturating_duration_since(self.at).as_secs_f64() * f64::from(limits::FAILURE_RATE);
+        self.left = (self.left + gained).min(f64::from(limits::FAILURE_BURST));
+        self.at = now;
+    }
+}
+
 pub(super) struct FailureLimiter(quick_cache::sync::Cache<u128, Arc<Mutex<Bucket>>>);
 
 impl std::fmt::Debug for FailureLimiter {
@@ -31,6 +40,11 @@ impl FailureLimiter {
     }
 
     #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.0.clear();
+    }
+
+    #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.0.len()
     }
@@ -40,6 +54,15 @@ impl FailureLimiter {
         self.admit_at(from, Instant::now())
     }
 
+    /// Had this source so many failures that the next one will not be
+    /// admitted?
+    pub(super) fn is_exhausted(&self, from: Option<IpAddr>) -> bool {
+        let Some(bucket) = self.0.get(&source_key(from)) else { return false };
+        let mut bucket = bucket.lock();
+        bucket.refill(Instant::now());
+        bucket.left < 1.0
+    }
+
     fn admit_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
         let full = || {
             let left = f64::from(limits::FAILURE_BURST);
@@ -47,10 +70,7 @@ impl FailureLimiter {
         };
         let Ok(bucket) = self.0.get_or_insert_with(&source_key(from), full);
         let mut bucket = bucket.lock();
-        let gained = now.saturating_duration_since(bucket.at).as_secs_f64()
-            * f64::from(limits::FAILURE_RATE);
-        bucket.left = (bucket.left + gained).min(f64::from(limits::FAILURE_BURST));
-        bucket.at = now;
+        bucket.refill(now);
         if bucket.left < 1.0 {
             return false;
         }

@@ -1,6 +1,7 @@
 //! MetaService: opening a session.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use flexfs_auth::bearer;
 use flexfs_auth::token::TokenKind;
@@ -54,13 +55,15 @@ async fn open_session(
         volume: request.volume.clone(),
         host_name: request.host_name.clone(),
     };
+    let asked = Instant::now();
     check_known(service, &caller.token)?;
     for _ in 0..TRIES {
         let verdict = verdict_for(service, &caller).await?;
+        let validated_us = asked.elapsed().as_micros();
         if let Some((served, opened)) = block(|| try_open(service, &caller, &request, &verdict))? {
             tracing::info!(session = %opened.id, token = %verdict.subject.token,
                 volume = %verdict.subject.volume, scope = %verdict.scope, peer = %peer.0,
-                "session opened");
+                validated_us, "session opened");
             return Ok(reply(service, &request, &verdict, &served, opened, version));
         }
     }

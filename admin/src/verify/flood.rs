@@ -1,0 +1,109 @@
+//! What a source that floods us with bad tokens costs: no look into the
+//! database, as long as memory can tell that a token is bad.
+//!
+//! A source whose failures are used up gets its next refusals from the set of
+//! known ids and from rows read lately, and all of them a fixed time after the
+//! question: how long it took says nothing of where the answer came from. What
+//! memory cannot refuse goes the whole way, so a good token is never refused.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexfs_auth::token::{Token, TokenKind};
+use flexfs_auth::verifier::Verifier;
+use flexfs_common::ids::{TokenId, VolumeId};
+use flexfs_common::name::StoreId;
+use tokio::time::Instant;
+
+use super::Verify;
+use crate::store::tokens::Standing;
+
+/// Tokens that were shown with a wrong secret, at most 2 KiB each. A flood
+/// over more ids than these costs a look each.
+const ROWS: usize = 4096;
+/// When a refusal of a flood is answered, counted from the question: far above
+/// what a look into the database takes.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a token, or a claim code of it, was compared with in vain.
+pub(super) struct Compared {
+    pub(super) verifiers: Vec<Verifier>,
+    pub(super) volume: Option<VolumeId>,
+    pub(super) meta_store: Option<StoreId>,
+    /// Known before it was read.
+    pub(super) revision: u64,
+}
+
+impl Compared {
+    pub(super) fn with(standing: &Standing, revision: u64) -> Compared {
+        Compared {
+            verifiers: standing.secrets.iter().map(|secret| secret.verifier.clone()).collect(),
+            volume: standing.token.volume_id(),
+            meta_store: standing.meta_store.clone(),
+            revision,
+        }
+    }
+}
+
+/// By token, and whether by a claim code of it.
+pub(super) struct RowsOfFailures(quick_cache::sync::Cache<(TokenId, bool), Arc<Compared>>);
+
+impl std::fmt::Debug for RowsOfFailures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RowsOfFailures({})", self.0.len())
+    }
+}
+
+fn key(token: &Token) -> (TokenId, bool) {
+    (token.id(), token.kind() == TokenKind::Claim)
+}
+
+impl RowsOfFailures {
+    pub(super) fn new() -> RowsOfFailures {
+        RowsOfFailures(quick_cache::sync::Cache::new(ROWS))
+    }
+
+    /// Keeps what a token was compared with in vain.
+    pub(super) fn keep(&self, token: &Token, compared: Compared) {
+        self.0.insert(key(token), Arc::new(compared));
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Verify {
+    /// Comes from this source, whose failures are used up, a token or claim
+    /// code that is certainly bad by what is in memory?
+    pub(super) fn is_flood(
+        &self,
+        from: Option<IpAddr>,
+        token: &Token,
+        store: Option<&StoreId>,
+    ) -> bool {
+        if !self.failures.is_exhausted(from) {
+            return false;
+        }
+        if !self.store.may_exist(token.id()) {
+            return true;
+        }
+        if !self.store.is_current() {
+            return false;
+        }
+        let Some(compared) = self.rows.0.get(&key(token)) else { return false };
+        let applied = self.store.applied();
+        let changed = applied.changed_since(&token.id(), compared.revision)
+            || compared.volume.is_some_and(|id| applied.changed_since(&id, compared.revision));
+        let placed = store.is_none() || compared.meta_store.as_ref() == store;
+        let matches = |verifier: &Verifier| verifier.tag_matches(token, &self.pepper);
+        !changed && !(placed && compared.verifiers.iter().any(matches))
+    }
+}
+
+/// Ends when a refusal of a flood may be answered.
+pub(super) async fn pause(since: Instant) {
+    tokio::time::sleep_until(since + PAUSE).await;
+}
