@@ -118,7 +118,7 @@ async fn all(args: &Args) {
         command
     };
     let bind = ["start", "--bindAddr", "127.0.0.1:7490", "--foreground"];
-    let mut daemon = start(run(&bind)).await;
+    let mut daemon = start(&home, run(&bind)).await;
     let peer = peer(&home, "127.0.0.1:7490");
     let root = std::fs::read_to_string(home.join("admin/root.token")).unwrap();
     let root = Token::parse(&root).unwrap();
@@ -134,7 +134,7 @@ async fn all(args: &Args) {
     fill(&url, &shown.volume_id, tokens).await;
     println!("filled: {tokens} tokens in {:.1} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
-    let mut daemon = start(run(&bind)).await;
+    let mut daemon = start(&home, run(&bind)).await;
     println!("start with {tokens} tokens: {:.3} s", began.elapsed().as_secs_f64());
     lists(&peer, &root, &shown.volume_id).await;
     let rss = memory(daemon.id());
@@ -150,10 +150,12 @@ async fn all(args: &Args) {
     stop(&mut daemon);
 }
 
-async fn start(mut command: Command) -> Child {
+/// Until it serves: then its run file is there.
+async fn start(home: &Path, mut command: Command) -> Child {
     let daemon = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while tokio::net::TcpStream::connect("127.0.0.1:7490").await.is_err() {
+    let pid = format!("{}", daemon.id());
+    while !std::fs::read_to_string(home.join("admin/run")).is_ok_and(|text| text.contains(&pid)) {
         assert!(Instant::now() < deadline, "admin does not start");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -2,7 +2,7 @@
 //! knows, and for how long it may trust that knowledge. Kept in the engine,
 //! so that a restart neither loses nor renews the grace.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -104,6 +104,8 @@ struct StoredContact {
 #[derive(Debug)]
 struct State {
     grants: HashMap<[u8; 32], StoredGrant>,
+    /// As in the engine: asked at every validation.
+    revoked: HashSet<TokenId>,
     /// `None`: admin was never heard of, so there is no grace.
     contact: Option<StoredContact>,
 }
@@ -145,12 +147,18 @@ impl Grants {
             Some(value) => Some(StoredContact::decode(value).map_err(corrupt)?),
             None => None,
         };
+        let mut revoked = HashSet::new();
+        snapshot.scan(REVOKED_PREFIX, REVOKED_PREFIX_END, &mut |key, _| {
+            let id = key.get(REVOKED_PREFIX.len()..).and_then(|id| id.try_into().ok());
+            revoked.extend(id.map(TokenId::from_bytes));
+            Ok(ControlFlow::Continue(()))
+        })?;
         drop(snapshot);
         Ok(Grants {
             engine,
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
             grace,
-            state: Mutex::new(State { grants, contact }),
+            state: Mutex::new(State { grants, revoked, contact }),
         })
     }
 
@@ -374,8 +382,9 @@ impl Grants {
     /// stable storage. Blocks.
     ///
     /// # Errors
-    /// `ENGINE_FAILED`.
+    /// `ENGINE_FAILED`; until the next start it is revoked all the same.
     pub fn note_revoked(&self, token: TokenId, revision: u64) -> Result<()> {
+        self.state.lock().revoked.insert(token);
         let key = [REVOKED_PREFIX, token.as_bytes()].concat();
         self.write(&mut |txn| txn.put(&key, &revision.to_be_bytes())).map(|_| ())
     }
@@ -388,28 +397,19 @@ impl Grants {
         self.engine.sync(self.engine.head())
     }
 
-    /// Was it ever noted as revoked? Blocks.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn is_revoked(&self, token: TokenId) -> Result<bool> {
-        let key = [REVOKED_PREFIX, token.as_bytes()].concat();
-        Ok(self.engine.snapshot()?.get(&key)?.is_some())
+    /// Was it ever noted as revoked?
+    #[must_use]
+    pub fn is_revoked(&self, token: TokenId) -> bool {
+        self.state.lock().revoked.contains(&token)
     }
 
-    /// Tokens that were noted as revoked, at most so many. Blocks.
-    ///
-    /// # Errors
-    /// `ENGINE_FAILED`.
-    pub fn revoked(&self, limit: usize) -> Result<Vec<TokenId>> {
-        let mut tokens = Vec::new();
-        self.engine.snapshot()?.scan(REVOKED_PREFIX, REVOKED_PREFIX_END, &mut |key, _| {
-            let id = key.get(REVOKED_PREFIX.len()..).and_then(|id| id.try_into().ok());
-            tokens.extend(id.map(TokenId::from_bytes));
-            let full = tokens.len() >= limit;
-            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        Ok(tokens)
+    /// Tokens that were noted as revoked, in order, at most so many.
+    #[must_use]
+    pub fn revoked(&self, limit: usize) -> Vec<TokenId> {
+        let mut tokens: Vec<_> = self.state.lock().revoked.iter().copied().collect();
+        tokens.sort_unstable();
+        tokens.truncate(limit);
+        tokens
     }
 
     fn hash(&self, token: &Token, peer: IpAddr) -> [u8; 32] {

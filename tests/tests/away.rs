@@ -27,6 +27,7 @@ use flexfs_tests::proxy::Way;
 use flexfs_tests::raw::{Admin, RawSession, block_on, system};
 use flexfs_tests::{Mount, wait_until, within};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 /// Between two operations while something is waited for.
 const PACE: Duration = Duration::from_millis(20);
@@ -515,6 +516,44 @@ fn an_older_copy_of_admins_database_brings_no_revoked_token_back() {
         cluster.restart_meta();
         refused(&cluster, "revoked again").await;
         assert_eq!(reports(&cluster, &token), 2);
+    });
+}
+
+#[test]
+fn an_older_copy_that_has_gone_on_by_itself_is_no_continuation() {
+    let mut cluster = Cluster::start();
+    cluster.volume("work");
+    let token = cluster.volume_token("work", &[]);
+    let older = cluster.root().join("older.db");
+    let head = async |cluster: &Cluster| {
+        let mut admin = system(cluster).unwrap();
+        admin.get_status(GetStatusRequest {}).await.unwrap().into_inner().feed_revision
+    };
+    block_on(async {
+        let mut live = open(&cluster, "work", &token).await;
+        cluster.stop_admin();
+        copy_database(&database(&cluster), &older);
+        cluster.restart_admin();
+        cluster.revoke(&token).ok();
+        assert_eq!(fails(&mut live, Instant::now()).await.1, Code::TokenRevoked);
+        let known = head(&cluster).await;
+        // The older copy is ahead before the server hears of it.
+        cluster.signal_meta(Signal::STOP);
+        cluster.stop_admin();
+        copy_database(&older, &database(&cluster));
+        cluster.restart_admin();
+        while head(&cluster).await <= known {
+            cluster.volume_token("work", &[]);
+        }
+        cluster.signal_meta(Signal::CONT);
+        wait_until("meta reports it", LIMIT, || reports(&cluster, &token) == 1);
+        let outcome = RawSession::open(&cluster, "work", &token).await.map(|_| "it opened");
+        assert_eq!(outcome.unwrap_err().code(), Code::TokenRevoked);
+        // And what comes next is applied.
+        let other = cluster.volume_token("work", &[]);
+        let mut next = open(&cluster, "work", &other).await;
+        cluster.revoke(&other).ok();
+        assert_eq!(fails(&mut next, Instant::now()).await.1, Code::TokenRevoked);
     });
 }
 

@@ -41,6 +41,19 @@ struct Subscription {
     feed_id: String,
     /// Everything up to here was sent.
     sent: u64,
+    /// The last revision whose mark was read, and the mark.
+    marked: (u64, u64),
+}
+
+/// Must a subscriber drop what it knows?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resynchronise {
+    /// It knows nothing.
+    No,
+    /// It missed too much.
+    Yes,
+    /// It followed a history that this database does not have.
+    OtherHistory,
 }
 
 /// Starts the stream of events for a subscriber. It ends when the subscriber
@@ -105,6 +118,7 @@ async fn run(
         reports,
         feed_id: head.feed_id.clone(),
         sent: start.from_revision,
+        marked: (0, 0),
     };
     subscription.begin(&start, &head).await?;
     let mut heartbeat = tokio::time::interval(limits::FEED_HEARTBEAT);
@@ -164,24 +178,45 @@ impl Subscription {
             && start.from_revision != 0
             && start.from_revision <= head.revision
             && start.from_revision >= head.floor;
-        if continues {
+        // An older copy of the database that went on by itself.
+        let other_history = continues
+            && start.from_mark != 0
+            && self.mark(start.from_revision).await? != start.from_mark;
+        if continues && !other_history {
             return self.pump(true).await.map(drop);
         }
         // 0 = from now, after a resynchronisation (or nothing known yet).
         let from_now = start.feed_id == head.feed_id && start.from_revision == 0;
-        self.resynchronise(head, !from_now).await
+        let told = match (from_now, other_history) {
+            (true, _) => Resynchronise::No,
+            (false, false) => Resynchronise::Yes,
+            (false, true) => Resynchronise::OtherHistory,
+        };
+        self.resynchronise(head, told).await
     }
 
-    /// Goes on from the head; `told` = the subscriber must drop what it knows.
-    async fn resynchronise(&mut self, head: &feed::Head, told: bool) -> Result<()> {
+    /// The mark of a revision; 0 = none.
+    async fn mark(&mut self, revision: u64) -> Result<u64> {
+        if self.marked.0 != revision {
+            let mark = feed::mark(self.service.store().reader().as_mut(), revision).await?;
+            self.marked = (revision, mark.unwrap_or(0));
+        }
+        Ok(self.marked.1)
+    }
+
+    /// Goes on from the head.
+    async fn resynchronise(&mut self, head: &feed::Head, told: Resynchronise) -> Result<()> {
         self.feed_id.clone_from(&head.feed_id);
         self.sent = head.revision;
         self.service.registry().resynchronised(&self.server, head.revision);
+        let mark = self.mark(head.revision).await?;
         self.send(v1::WatchEvent {
             rows: Vec::new(),
             covered_up_to: head.revision,
             feed_id: head.feed_id.clone(),
-            resynchronise: told,
+            resynchronise: told != Resynchronise::No,
+            mark,
+            other_history: told == Resynchronise::OtherHistory,
         })
         .await
     }
@@ -208,6 +243,7 @@ impl Subscription {
                 Some(last) if more => last.revision,
                 Some(_) | None => head.revision,
             };
+            let mark_of_covered = self.mark(covered).await?;
             let own = self.caller.token_id();
             let concerns_us = rows.iter().any(|row| concerns(row, own));
             self.send(v1::WatchEvent {
@@ -215,6 +251,8 @@ impl Subscription {
                 covered_up_to: covered,
                 feed_id: self.feed_id.clone(),
                 resynchronise: false,
+                mark: mark_of_covered,
+                other_history: false,
             })
             .await?;
             self.sent = covered;

@@ -38,12 +38,22 @@ impl Subscriber {
         feed_id: &str,
         from_revision: u64,
     ) -> Subscriber {
-        let (requests, receiver) = mpsc::channel(16);
         let start = v1::WatchStart {
             server_id: server.to_string(),
             feed_id: feed_id.into(),
             from_revision,
+            ..v1::WatchStart::default()
         };
+        Subscriber::start(admin, meta, server, start).await
+    }
+
+    async fn start(
+        admin: &Running,
+        meta: &Token,
+        server: ServerId,
+        start: v1::WatchStart,
+    ) -> Subscriber {
+        let (requests, receiver) = mpsc::channel(16);
         requests.send(v1::WatchRequest { body: Some(Body::Start(start)) }).await.unwrap();
         let events =
             admin.meta(meta).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
@@ -116,6 +126,33 @@ async fn a_feed_brings_what_concerns_it_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_brings_what_concerns_it_on_postgres() {
     a_feed_brings_what_concerns_it(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_of_another_history_is_not_continued() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let meta = admin.stores().await;
+    let server = ServerId::random();
+    let known = admin.register(&meta, server).await;
+    make_volume(&mut admin.system(), "v").await;
+    let from = |from_revision, from_mark| {
+        let (feed_id, server_id) = (known.feed_id.clone(), server.to_string());
+        v1::WatchStart { server_id, feed_id, from_revision, from_mark }
+    };
+    let start = async |start| {
+        let mut subscriber = Subscriber::start(&admin, &meta, server, start).await;
+        subscriber.event().await
+    };
+    let event = start(from(known.revision, 0)).await;
+    assert!(!event.resynchronise && !event.rows.is_empty() && event.mark != 0, "{event:?}");
+    let same = start(from(event.covered_up_to, event.mark)).await;
+    assert_eq!((same.resynchronise, same.mark), (false, event.mark));
+    let other = start(from(event.covered_up_to, event.mark ^ 1)).await;
+    assert!(other.resynchronise && other.other_history, "{other:?}");
+    // The mark of one revision is not that of another.
+    let before = start(from(event.covered_up_to - 1, event.mark)).await;
+    assert!(before.resynchronise && before.other_history, "{before:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,8 +24,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 pub struct Position {
     /// The feed's id.
     pub feed_id: String,
-    /// Everything up to here is applied.
+    /// Everything up to here is applied; 0 = it has to be synchronised first.
     pub revision: u64,
+    /// Admin's mark of that revision; 0 = not known.
+    pub mark: u64,
 }
 
 /// Registers, brings everything up to date, and says where the feed is to be
@@ -37,15 +39,28 @@ pub async fn synchronise(
     service: &Arc<Service>,
     data: &DataDir,
 ) -> Result<(v1::RegisterServerReply, Position, Acks)> {
+    let acks = Acks::start(0);
+    let (reply, position) = resume(service, data, &acks).await?;
+    Ok((reply, position, acks))
+}
+
+/// Like [`synchronise`], with acknowledgements that have begun.
+async fn resume(
+    service: &Arc<Service>,
+    data: &DataDir,
+    acks: &Acks,
+) -> Result<(v1::RegisterServerReply, Position)> {
     let reply = register::register(&service.authority, data).await?;
     // What changes from here on comes again by the feed.
-    let position = Position { feed_id: reply.feed_id.clone(), revision: reply.revision };
-    let acks = Acks::start(0);
+    let position = Position { feed_id: reply.feed_id.clone(), revision: reply.revision, mark: 0 };
     let mut consequences = Consequences::default();
-    apply::resynchronise(service, &mut consequences).await?;
-    acks.push(Applied { revision: position.revision, consequences }).await;
+    let applied = apply::resynchronise(service, &mut consequences).await;
+    // Their clients are waited for before any later acknowledgement.
+    let revision = if applied.is_ok() { position.revision } else { 0 };
+    acks.push(Applied { revision, consequences }).await;
+    applied?;
     service.note_contact();
-    Ok((reply, position, acks))
+    Ok((reply, position))
 }
 
 /// Follows the feed until the server ends.
@@ -103,9 +118,15 @@ async fn follow_once(
     known: &mut Option<(Position, Acks)>,
     wait: &mut Duration,
 ) -> Result<()> {
-    if known.is_none() {
-        let (_, position, acks) = synchronise(service, data).await?;
-        *known = Some((position, acks));
+    match known {
+        None => {
+            let (_, position, acks) = synchronise(service, data).await?;
+            *known = Some((position, acks));
+        }
+        Some((position, acks)) if position.revision == 0 => {
+            *position = resume(service, data, acks).await?.1;
+        }
+        Some(_) => {}
     }
     let Some((position, acks)) = known.as_mut() else {
         return Err(Error::bare(Code::Internal));
@@ -122,6 +143,7 @@ async fn follow_once(
         server_id: service.server_id.to_string(),
         feed_id: position.feed_id.clone(),
         from_revision: position.revision,
+        from_mark: position.mark,
     };
     send(&sender, v1::watch_request::Body::Start(start))?;
     let mut events = service.authority.watch(requests).await?;
@@ -204,17 +226,17 @@ async fn apply_event(
     if event.resynchronise || other_feed {
         // An older copy of admin's database has the same feed's id: what is
         // acknowledged from here on is another history as well.
-        let went_back = event.covered_up_to < position.revision;
+        let went_back = event.other_history || event.covered_up_to < position.revision;
         tracing::warn!(other_feed, went_back, "resynchronising with admin");
         if other_feed || went_back {
             *acks = Acks::start(0);
             // Until everything is applied, this is a feed not yet begun.
-            *position = Position { feed_id: event.feed_id, revision: 0 };
+            *position = Position { feed_id: event.feed_id, revision: 0, mark: 0 };
         }
         let mut consequences = Consequences::default();
         let applied = apply::resynchronise(service, &mut consequences).await;
         if applied.is_ok() {
-            position.revision = event.covered_up_to;
+            (position.revision, position.mark) = (event.covered_up_to, event.mark);
         }
         acks.push(Applied { revision: position.revision, consequences }).await;
         applied?;
@@ -228,6 +250,11 @@ async fn apply_event(
         }
         let last_row = event.rows.iter().map(|row| row.revision).max().unwrap_or(0);
         let revision = position.revision.max(event.covered_up_to).max(last_row);
+        if revision == event.covered_up_to {
+            position.mark = event.mark;
+        } else if revision != position.revision {
+            position.mark = 0;
+        }
         if revision != position.revision || !consequences.is_empty() {
             position.revision = revision;
             acks.push(Applied { revision, consequences }).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flexfs_common::ids::{SecretId, TokenId};
 use flexfs_common::{Code, Result, limits, wire};
 
-use crate::service::{Service, block};
+use crate::service::Service;
 
 /// Revoked tokens that are asked about: 100 calls.
 const ASKED_MAX: usize = 100_000;
@@ -40,7 +40,7 @@ async fn revived(service: &Arc<Service>) -> Result<Vec<TokenId>> {
     // Nobody's secret: only of a token that is revoked, or not there at all,
     // admin says something else than that this secret of it has ended.
     let secret = SecretId::random();
-    let revoked = block(|| service.grants.revoked(ASKED_MAX))?;
+    let revoked = service.grants.revoked(ASKED_MAX);
     let asked: Vec<_> = revoked.into_iter().map(|token| (token, secret)).collect();
     let checked = service.authority.check(&asked, limits::CALL).await?;
     let mut revived = Vec::new();

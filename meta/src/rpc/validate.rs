@@ -62,7 +62,7 @@ pub(crate) fn check_known(service: &Service, token: &Token) -> Result<()> {
     if let Some(code) = service.feed.own_refused() {
         return Err(own_refused(code));
     }
-    if block(|| service.grants.is_revoked(token.id()))? {
+    if service.grants.is_revoked(token.id()) {
         return Err(Error::bare(Code::TokenRevoked));
     }
     Ok(())

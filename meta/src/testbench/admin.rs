@@ -333,7 +333,7 @@ impl AuthorityService for Admin {
                     rows,
                     covered_up_to,
                     feed_id: FEED.into(),
-                    resynchronise: false,
+                    ..v1::WatchEvent::default()
                 };
                 if events.send(Ok(event)).await.is_err() {
                     return;
