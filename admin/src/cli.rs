@@ -124,8 +124,7 @@ enum Format {
 #[must_use]
 pub fn run() -> ExitCode {
     flexfs_common::tls::install_provider();
-    // No core files: they would hold secrets.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    flexfs_common::process::forbid_dumps();
     let cli: Cli = match flexfs_common::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use flexfs_common::places::Places;
 use flexfs_common::tls::{self, ServerCertificate, Stream};
 use flexfs_common::turns::Turns;
-use flexfs_common::{Code, Error, Result, limits};
+use flexfs_common::{Code, Error, Result, limits, process};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::grpc::{self, auth::Source};
 use crate::service::Service;
 
-/// Connections at once; the next ones wait in the kernel's line.
+/// Connections at once; what they are of one source is said in [`Places`].
 const CONNECTIONS_MAX: usize = 4096;
 /// Handshakes at once: each costs a signature.
 const HANDSHAKES_MAX: usize = 256;
@@ -84,15 +84,10 @@ impl Server {
             grpc::routes(Arc::clone(&service), stop.clone()).merge(crate::http::routes(service));
         let config =
             self.tls.map(|certificate| tls::server_config(certificate, &[b"h2", b"http/1.1"]));
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new(process::connections(CONNECTIONS_MAX));
         let handshakes = Arc::new(Turns::new(HANDSHAKES_MAX, HANDSHAKES_OF_SOURCE));
         let tasks = TaskTracker::new();
         loop {
-            let place = tokio::select! {
-                () = stop.cancelled() => break,
-                place = Arc::clone(&connections).acquire_owned() => place,
-            };
-            let Ok(place) = place else { break };
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = self.listener.accept() => accepted,
@@ -105,6 +100,9 @@ impl Server {
                     continue;
                 }
             };
+            // Accepted all the same when the house is full: in the kernel's line
+            // those who have few would wait behind those who have many.
+            let Some(place) = places.take(peer.ip()) else { continue };
             let (app, config) = (app.clone(), config.clone());
             let (handshakes, stop) = (Arc::clone(&handshakes), stop.clone());
             tasks.spawn(async move {

@@ -150,6 +150,23 @@ impl Credentials {
         Token::parse_kind(&reference::resolve(&self.token)?, kind)
     }
 
+    /// A run of `init creds` that was killed at its very end leaves its token
+    /// waiting beside this file, which has it by now: it waits no longer. What
+    /// waits and is not this very secret is left alone: admin may know it.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Those of [`Pending::read`] and [`Pending::remove`].
+    pub fn settle(&self, path: &Path) -> Result<()> {
+        // A reference is kept by somebody else: what waits may be all there is.
+        let Ok(kept) = Token::parse(&self.token) else { return Ok(()) };
+        let pending = Pending::beside(path, kept.kind(), kept.id());
+        match pending.read()? {
+            Some(waiting) if waiting.reveal() == kept.reveal() => pending.remove(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// admin as a peer: address, role name, trust from `ca_cert`.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub mod http;
 pub mod ids;
 pub mod limits;
 pub mod name;
+pub mod places;
+pub mod process;
 pub mod protocol;
 pub mod size;
 pub mod status;

@@ -47,8 +47,7 @@ const PROGRAM: &str = "configure.flexfs";
 
 fn main() -> ExitCode {
     tls::install_provider();
-    // Secrets must not reach a core file; where that fails there is none.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    flexfs_common::process::forbid_dumps();
     let cli: args::Cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -149,9 +149,7 @@ fn grace(text: &str) -> Result<Duration, String> {
 #[must_use]
 pub fn run() -> ExitCode {
     tls::install_provider();
-    // Keys and tokens must not reach a core file; without the right to forbid
-    // it there is nothing better to do.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    flexfs_common::process::forbid_dumps();
     let cli: Cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use flexfs_common::places::Places;
 use flexfs_common::tls::{self, ServerCertificate, Stream};
 use flexfs_common::turns::{Turn, Turns};
-use flexfs_common::{Code, Error, Result, frame, limits};
+use flexfs_common::{Code, Error, Result, frame, limits, process};
 use flexfs_proto::v1::meta_control_service_server::MetaControlServiceServer;
 use flexfs_proto::v1::meta_service_server::MetaServiceServer;
 use http::Request;
@@ -20,7 +21,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -34,7 +34,8 @@ use crate::service::{PeerAddress, Service};
 const HANDSHAKES_MAX: usize = 256;
 /// Of them, of one source: silent connections of one do not shut out others.
 const HANDSHAKES_OF_SOURCE: usize = HANDSHAKES_MAX / 4;
-/// Connections in all; each costs some 100 KiB of buffers at most times.
+/// Connections in all; each costs some 100 KiB of buffers at most times. What
+/// they are of one source is said in [`Places`].
 const CONNECTIONS_MAX: usize = 16_384;
 /// Largest request of a control call, in bytes.
 const CALL_MAX_LEN: usize = 256 * 1024;
@@ -96,7 +97,7 @@ impl Bound {
             acceptor,
             handshakes: Turns::new(HANDSHAKES_MAX, HANDSHAKES_OF_SOURCE),
         });
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new(process::connections(CONNECTIONS_MAX));
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -111,12 +112,12 @@ impl Bound {
                     continue;
                 }
             };
-            // Beyond the bound a connection is closed at once.
-            let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
+            // Without a place it is closed at once.
+            let Some(place) = places.take(peer.ip()) else { continue };
             let port = Arc::clone(&port);
             tasks.spawn(async move {
                 port.connection(tcp, peer).await;
-                drop(permit);
+                drop(place);
             });
         }
         tasks.close();

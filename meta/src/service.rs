@@ -20,7 +20,7 @@ use crate::grants::Grants;
 use crate::grants::stamp::Stamp;
 use crate::rpc::validate::Flights;
 use crate::rpc::verdict::Verdicts;
-use crate::volume::{Recalls, Reflagged, SessionKey, Which};
+use crate::volume::{Recalls, Reflagged, SessionKey, SessionSeal, Which};
 
 pub mod background;
 pub mod changes;
@@ -121,6 +121,8 @@ pub struct Parts {
     pub engine: Arc<dyn Engine>,
     /// Signs block URLs.
     pub signer: Arc<Signer>,
+    /// Seals the keys of sessions.
+    pub seal: Arc<SessionSeal>,
     /// What holds while admin is away.
     pub grants: Grants,
 }
@@ -140,7 +142,7 @@ impl Service {
             server_id: parts.server_id,
             own: parts.own,
             authority: parts.authority,
-            volumes: Volumes::new(parts.engine, Arc::clone(&parts.signer)),
+            volumes: Volumes::new(parts.engine, Arc::clone(&parts.signer), parts.seal),
             signer: parts.signer,
             sessions: Sessions::default(),
             changes: Changes::default(),

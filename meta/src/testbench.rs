@@ -30,7 +30,7 @@ use crate::service::own::OwnToken;
 use crate::service::placed::Served;
 use crate::service::sessions::SessionEntry;
 use crate::service::{Parts, Service};
-use crate::volume::NewSession;
+use crate::volume::{NewSession, SessionSeal};
 use admin::Admin;
 
 pub(crate) mod admin;
@@ -101,6 +101,7 @@ fn service_of(
         grants: Grants::load(Arc::clone(&engine), &[1; 32], grace).unwrap(),
         engine,
         signer: Arc::new(Signer::new(&[2; 32])),
+        seal: Arc::new(SessionSeal::new(&[3; 32]).unwrap()),
     })
     .unwrap()
 }

@@ -29,6 +29,7 @@ mod record;
 mod reflag;
 mod rights;
 mod scope;
+mod seal;
 mod session;
 mod session_end;
 mod slots;
@@ -51,6 +52,7 @@ use flexfs_proto::v1::reply;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use recalls::RecallQueue;
+pub use seal::SessionSeal;
 pub use types::{
     Attachment, BlockAccess, Execution, NewSession, OpenedSession, Recalls, Reflagged, SessionInfo,
     SessionKey, VolumeSettings, Which,
@@ -80,6 +82,7 @@ pub struct Volume {
     settings: RwLock<Arc<VolumeSettings>>,
     keys: Keys,
     identity: Identity,
+    seal: Arc<SessionSeal>,
     /// Held from the start of a transaction until its effects in memory are
     /// done: the commit order is the order of this lock.
     writer: Mutex<()>,

@@ -57,6 +57,10 @@ pub async fn read(creds_file: &Path) -> Result<(Credentials, Token)> {
         let creds = Credentials::read(&path)?;
         // May run a command (`exec:`).
         let token = creds.token(TokenKind::Volume)?;
+        if let Err(error) = creds.settle(&path) {
+            // Only a second copy of what is there.
+            tracing::warn!("{}", error.with_causes());
+        }
         Ok::<_, Error>((creds, token))
     });
     read.await.map_err(|e| Error::bare(Code::Internal).caused_by(e))?

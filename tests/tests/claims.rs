@@ -227,8 +227,8 @@ fn init_creds_that_was_killed_is_run_again() {
             written += 1;
         } else {
             run.ok();
-            assert_eq!(machine.files(), 1, "round {number}: more than the credentials is left");
         }
+        assert_eq!(machine.files(), 1, "round {number}: more than the credentials is left");
         let token = secret_in(&machine.creds(), TokenKind::Volume);
         let who = block_on(async { Calls::to(&cluster).who_am_i(&token).await });
         assert_eq!(who.unwrap(), id, "round {number}");

@@ -1,5 +1,6 @@
 //! The drill of a stolen database: whoever has copies of admin's database and
-//! of every log, and not the pepper, can open nothing.
+//! of every log, and not the pepper, can open nothing; nor can whoever has a
+//! copy of meta's engine, and not the key files beside it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +10,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use flexfs_common::{Code, tls};
 use flexfs_tests::cluster::{Cluster, Token};
 use flexfs_tests::ports::free_address;
 use flexfs_tests::process::{COMMAND, Daemon, Run};
+use flexfs_tests::raw::{RawSession, block_on};
 use flexfs_tests::rpc::{Calls, Feed, secret};
 use flexfs_tests::scan::{find, scan_files};
 use flexfs_tests::wait::wait_for;
@@ -219,6 +222,91 @@ fn what_the_database_holds_of_a_secret_is_not_one() {
     let mut known = [0_u8; 32];
     known[31] = 61;
     assert!(forged(&secret(&volume), &known).reveal()[28..71].ends_with("00z"));
+}
+
+/// Copies a directory with everything in it.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_all(&path, &to),
+            // A file may vanish while we look.
+            false => drop(fs::copy(&path, &to)),
+        }
+    }
+}
+
+/// How often these bytes stand in the files below a directory.
+fn count_in(directory: &Path, needle: &[u8]) -> usize {
+    let entries = fs::read_dir(directory).unwrap().flatten();
+    let in_each = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => count_in(&entry.path(), needle),
+        false => {
+            let bytes = fs::read(entry.path()).unwrap();
+            bytes.windows(needle.len()).filter(|window| *window == needle).count()
+        }
+    });
+    in_each.sum()
+}
+
+#[test]
+fn a_copy_of_metas_engine_resumes_no_session() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("work");
+    let session = block_on(RawSession::open(&cluster, "work", &token)).unwrap();
+    let key = session.reply.session_key.clone().unwrap().value;
+    assert_eq!(key.len(), 32);
+    let data = cluster.home().join("meta/data");
+    let stolen = cluster.root().join("stolen-meta");
+    // As it lies there while the session is live, and after a crash.
+    for running in [true, false] {
+        if !running {
+            cluster.kill9_meta();
+        }
+        fs::remove_dir_all(&stolen)
+            .or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            })
+            .unwrap();
+        copy_all(&data.join("engine"), &stolen);
+        assert!(count_in(&stolen, &session.reply.session_id) > 0, "the session is not there");
+        assert_eq!(count_in(&stolen, &key), 0);
+    }
+    // (The count finds a key that is there.)
+    fs::write(stolen.join("control"), [b"...", &key[..], b"..."].concat()).unwrap();
+    assert_eq!(count_in(&stolen, &key), 1);
+    fs::remove_file(stolen.join("control")).unwrap();
+    // With the key file beside the engine the session goes on after that.
+    cluster.restart_meta();
+    block_on(session.connect()).unwrap();
+    // On the copy, with keys of its own, it does not: not even for its client.
+    cluster.kill9_meta();
+    fs::rename(data.join("engine"), data.join("engine.kept")).unwrap();
+    fs::rename(data.join("sessionKey"), cluster.root().join("sessionKey.kept")).unwrap();
+    copy_all(&stolen, &data.join("engine"));
+    cluster.restart_meta();
+    let refused = block_on(session.connect()).unwrap_err();
+    assert_eq!(refused.code(), Code::SessionUnknown, "{refused:?}");
+    let log = fs::read_to_string(cluster.log("meta")).unwrap();
+    assert!(log.contains("a session is lost"), "{log}");
+    // Everybody else is served there, that client too with its token.
+    let again = block_on(RawSession::open(&cluster, "work", &token)).unwrap();
+    block_on(again.connect()).unwrap();
+    cluster.verify_clean();
+    // Where all of it lies as it lay, it has not been lost.
+    cluster.kill9_meta();
+    fs::remove_dir_all(data.join("engine")).unwrap();
+    fs::rename(data.join("engine.kept"), data.join("engine")).unwrap();
+    fs::rename(cluster.root().join("sessionKey.kept"), data.join("sessionKey")).unwrap();
+    cluster.restart_meta();
+    block_on(session.connect()).unwrap();
+    // No file of the data directory but these has what a thief would need.
+    for name in ["sessionKey", "urlKey", "grantKey", "serverKey"] {
+        let mode = fs::metadata(data.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 #[test]

@@ -140,10 +140,22 @@ impl InitCreds<'_> {
 
     /// What can be refused before any secret is read.
     fn check_place(&self) -> Result<()> {
-        if !self.replace && self.path.symlink_metadata().is_ok() {
-            return Err(exists(self.path));
+        if self.path.symlink_metadata().is_ok() {
+            self.settle_earlier();
+            if !self.replace {
+                return Err(exists(self.path));
+            }
         }
         tls::parse_address(self.admin_addr).map(|_| ())
+    }
+
+    /// What an earlier run left that was killed after it had written the file.
+    fn settle_earlier(&self) {
+        let settled = Credentials::read(self.path).and_then(|kept| kept.settle(self.path));
+        if let Err(error) = settled {
+            // Nothing of this run depends on it.
+            tracing::debug!("{}", error.with_causes());
+        }
     }
 
     fn prepared(

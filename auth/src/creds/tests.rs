@@ -194,3 +194,52 @@ async fn a_claim_code_waits_until_the_credentials_are_written() {
     let wrong = InitCreds { replace: true, ..init }.prepare_claim(code_file).await.unwrap_err();
     assert_eq!(wrong.code(), Code::TokenWrongKind);
 }
+
+#[test]
+fn a_token_that_the_file_has_waits_no_longer_and_another_goes_on_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("creds");
+    let (mut credentials, token) = sample();
+    credentials.write(&path, false).unwrap();
+    credentials.settle(&path).unwrap();
+    let pending = Pending::beside(&path, token.kind(), token.id());
+    // The next secret of the same token: admin may have taken it.
+    let next = Token::generate_for(TokenKind::Volume, token.id()).unwrap();
+    pending.write(&next).unwrap();
+    credentials.settle(&path).unwrap();
+    assert_eq!(pending.read().unwrap().unwrap().reveal(), next.reveal());
+    pending.remove().unwrap();
+    // Somebody else keeps the text: perhaps not for long.
+    pending.write(&token).unwrap();
+    credentials.token = Zeroizing::new("env:T".into());
+    credentials.settle(&path).unwrap();
+    assert!(pending.path().exists());
+    Credentials::read(&path).unwrap().settle(&path).unwrap();
+    assert!(!pending.path().exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn init_creds_that_was_killed_at_its_end_is_tidied_up_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("creds");
+    let home = Home::at(dir.path().to_owned());
+    let (credentials, token) = sample();
+    for replace in [false, true] {
+        credentials.write(&path, true).unwrap();
+        let pending = Pending::beside(&path, token.kind(), token.id());
+        pending.write(&token).unwrap();
+        let init = InitCreds {
+            home: &home,
+            path: &path,
+            admin_addr: "http://127.0.0.1:1",
+            token_file: Some("/nowhere"),
+            fingerprint: None,
+            kind: TokenKind::Volume,
+            replace,
+        };
+        init.prepare().await.unwrap_err();
+        assert!(!pending.path().exists());
+        assert!(Credentials::read(&path).unwrap() == credentials);
+    }
+}

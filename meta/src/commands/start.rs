@@ -22,6 +22,7 @@ use crate::service::own::{self, OwnToken};
 use crate::service::synced::SyncedEngine;
 use crate::service::{Parts, Service, background, block};
 use crate::settings::{Places, Settings, absolute, parse_bind};
+use crate::volume::SessionSeal;
 
 /// Starts the server, or becomes it.
 ///
@@ -87,6 +88,7 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
             authority,
             engine,
             signer: Arc::new(Signer::new(&*data.key("urlKey")?)),
+            seal: Arc::new(SessionSeal::new(&*data.key("sessionKey")?)?),
             grants,
         })
     })?;

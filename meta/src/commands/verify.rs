@@ -16,7 +16,7 @@ use crate::identity::DataDir;
 use crate::output::{self, Format};
 use crate::rpc::control::verify_all;
 use crate::service::placed::{self, settings_of};
-use crate::volume::Volume;
+use crate::volume::{SessionSeal, Volume};
 
 /// Checks; prints what is found, and returns how many findings there are.
 ///
@@ -78,13 +78,15 @@ fn on_data(
     let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(&data.engine())?);
     // It signs nothing for anybody here; the store is asked which objects it has.
     let signer = Arc::new(Signer::new(&*data.key("urlKey")?));
+    let seal = Arc::new(SessionSeal::new(&*data.key("sessionKey")?)?);
     let mut volumes = Vec::new();
     for placed in placed::kept(engine.as_ref())? {
         if volume_id.is_empty() || placed.id == volume_id {
             let settings = settings_of(&placed)?;
             let spec = placed.block_store.unwrap_or_default();
             let blocks = StoreAccess::new(settings.id, spec, Arc::clone(&signer));
-            volumes.push(Volume::open(Arc::clone(&engine), settings, blocks)?);
+            let (engine, seal) = (Arc::clone(&engine), Arc::clone(&seal));
+            volumes.push(Volume::open(engine, settings, blocks, seal)?);
         }
     }
     if volumes.is_empty() && !volume_id.is_empty() {

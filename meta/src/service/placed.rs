@@ -16,7 +16,7 @@ use super::changes::FeedPoint;
 use crate::blocks::StoreAccess;
 use crate::blocks::signed::Signer;
 use crate::engine::Engine;
-use crate::volume::{Reflagged, Volume, VolumeSettings};
+use crate::volume::{Reflagged, SessionSeal, Volume, VolumeSettings};
 
 /// Keys of the rows about placed volumes; the volume's id follows.
 const PREFIX: &[u8] = b"\xff\xffserver/volume/";
@@ -58,6 +58,7 @@ impl Served {
 pub struct Volumes {
     engine: Arc<dyn Engine>,
     signer: Arc<Signer>,
+    seal: Arc<SessionSeal>,
     served: RwLock<HashMap<VolumeId, Arc<Served>>>,
     /// Held while one is opened or changed.
     changing: Mutex<()>,
@@ -90,8 +91,8 @@ pub fn settings_of(placed: &v1::PlacedVolume) -> Result<VolumeSettings> {
 impl Volumes {
     /// None in service yet.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, signer: Arc<Signer>) -> Volumes {
-        Volumes { engine, signer, served: RwLock::default(), changing: Mutex::new(()) }
+    pub fn new(engine: Arc<dyn Engine>, signer: Arc<Signer>, seal: Arc<SessionSeal>) -> Volumes {
+        Volumes { engine, signer, seal, served: RwLock::default(), changing: Mutex::new(()) }
     }
 
     /// A volume in service.
@@ -157,7 +158,8 @@ impl Volumes {
             return Ok((served, change));
         }
         let blocks = StoreAccess::new(id, spec, Arc::clone(&self.signer));
-        let volume = Volume::open(Arc::clone(&self.engine), settings, Arc::clone(&blocks) as _)?;
+        let (engine, seal) = (Arc::clone(&self.engine), Arc::clone(&self.seal));
+        let volume = Volume::open(engine, settings, Arc::clone(&blocks) as _, seal)?;
         self.keep(id, placed)?;
         let placed = RwLock::new((point, placed.clone()));
         let served = Arc::new(Served { volume, blocks, placed });

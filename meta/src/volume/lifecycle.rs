@@ -19,6 +19,7 @@ use super::recalls::RecallQueue;
 use super::record::{SessionRow, Tombstone, decode};
 use super::rights::Rights;
 use super::scope::Scopes;
+use super::seal::{KeyOwner, SessionSeal};
 use super::session::{Session, SessionParts};
 use super::session_end::session_of;
 use super::sync_pump::SyncPump;
@@ -35,9 +36,18 @@ use crate::engine::Engine;
 /// one session while one server has the volume.
 const GENERATION_BITS: u32 = 32;
 
+/// A session that is to be live in memory.
+struct Arrived {
+    id: SessionId,
+    key: SessionKey,
+    /// Of before a restart.
+    recovered: bool,
+}
+
 impl Volume {
     /// Takes the volume into service: makes the superblock and the root
-    /// (root:root 0755) when it is new, raises the epoch, recovers.
+    /// (root:root 0755) when it is new, raises the epoch, recovers. Sessions
+    /// whose rows cannot be opened, as under another seal, end.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
@@ -45,12 +55,13 @@ impl Volume {
         engine: Arc<dyn Engine>,
         settings: VolumeSettings,
         blocks: Arc<dyn BlockAccess>,
+        seal: Arc<SessionSeal>,
     ) -> Result<Arc<Volume>> {
         let keys = Keys::new(settings.id);
         let mut identity = None;
         engine.transact(&mut |txn| {
             let mut edit = Edit::new(txn, &keys);
-            identity = Some(superblock::take_into_service(&mut edit, settings.id)?);
+            identity = Some(superblock::take_into_service(&mut edit, settings.id, &seal)?);
             Ok(())
         })?;
         let identity = identity.ok_or_else(|| Error::bare(Code::EngineFailed))?;
@@ -61,6 +72,7 @@ impl Volume {
             settings: RwLock::new(Arc::new(settings)),
             keys,
             identity,
+            seal,
             writer: Mutex::new(()),
             sessions: SessionTable::default(),
             scopes: Scopes::default(),
@@ -81,7 +93,7 @@ impl Volume {
         self.with_view(|view| {
             view.scan(&self.keys.all(Tag::Session), &mut |key, value| {
                 if let Some(id) = session_of(key) {
-                    rows.push((id, decode::<SessionRow>("session", value)?));
+                    rows.push((id, Bytes::copy_from_slice(value)));
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
@@ -101,7 +113,7 @@ impl Volume {
             })
         })?;
         for (id, row) in rows {
-            match self.adopt(id, row, true) {
+            match self.revive(id, &row) {
                 Ok(session) => {
                     let count = opens.get(&id).copied().unwrap_or(0);
                     session.opens.store(count, std::sync::atomic::Ordering::Release);
@@ -110,27 +122,54 @@ impl Volume {
                 Err(error) if error.code() == Code::FlagConflict => {
                     self.end_alone(id, Code::FlagConflict)?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Everybody else's go on.
+                    let error = error.with_causes();
+                    tracing::warn!(session = %id, error, "a session is lost, its record is of no use");
+                    self.end_alone(id, Code::SessionUnknown)?;
+                    self.release_now(&[id])?;
+                }
             }
         }
         Ok(())
     }
 
+    /// A session of before a restart.
+    fn revive(&self, id: SessionId, row: &[u8]) -> Result<Arc<Session>> {
+        let row: SessionRow = decode("session", row)?;
+        let scope: SubtreePath = row.scope.parse()?;
+        // Without its directories it would be confined to nothing.
+        if scope.components().count() != row.scope_inos.len() {
+            return Err(Error::new(Code::EngineFailed, "a damaged session record"));
+        }
+        let key = self.seal.open(&self.key_owner(id), &row.sealed_key)?;
+        self.adopt(row, Arrived { id, key, recovered: true })
+    }
+
+    fn key_owner(&self, session: SessionId) -> KeyOwner {
+        let volume = self.settings.read().id;
+        KeyOwner { volume, incarnation: self.identity.incarnation, session }
+    }
+
     /// Makes a session live in memory.
-    fn adopt(&self, id: SessionId, row: SessionRow, recovered: bool) -> Result<Arc<Session>> {
+    fn adopt(&self, row: SessionRow, arrived: Arrived) -> Result<Arc<Session>> {
+        let Arrived { id, key, recovered } = arrived;
         let token_flags = row.token_flags.unwrap_or_default();
         let requested = row.requested.unwrap_or_default();
         let merged = flags::merge(&self.settings.read().flags, &token_flags, &requested)?;
         let path: Vec<Ino> = row.scope_inos.iter().copied().map(Ino).collect();
         let parts = SessionParts {
             id,
+            key,
             root: path.last().copied().unwrap_or(self.identity.root),
             confined: self.scopes.pin(id, &path),
             flags: merged,
             generation: self.identity.epoch << GENERATION_BITS,
             recovered,
         };
-        let session = Arc::new(Session::new(row, parts, &self.identity.handles)?);
+        let session = Session::new(row, parts, &self.identity.handles)
+            .inspect_err(|_| self.scopes.unpin(id, path.iter().copied()))?;
+        let session = Arc::new(session);
         self.sessions.insert(Arc::clone(&session));
         Ok(session)
     }
@@ -144,6 +183,7 @@ impl Volume {
     pub fn open_session(&self, new: NewSession) -> Result<OpenedSession> {
         let id = SessionId::random();
         let key: SessionKey = Zeroizing::new(random::fill()?);
+        let sealed_key = self.seal.seal(&self.key_owner(id), &key)?;
         let writer = self.writer.lock();
         self.sessions.need_room()?;
         // Under the lock: no change of the volume's flags comes in between.
@@ -156,7 +196,6 @@ impl Volume {
             let row = SessionRow {
                 token: Bytes::copy_from_slice(new.token_id.as_bytes()),
                 secret: Bytes::copy_from_slice(new.secret_id.as_bytes()),
-                key: Bytes::copy_from_slice(&key[..]),
                 scope: new.scope.to_string(),
                 scope_inos: path.iter().map(|ino| ino.0).collect(),
                 token_flags: Some(new.token_flags),
@@ -167,13 +206,14 @@ impl Volume {
                 opened_at: Some(edit.stamp()),
                 recalls: new.recalls,
                 honours: Some(new.honours),
+                sealed_key: sealed_key.clone(),
             };
             edit.put(&self.keys.session(id), &row);
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));
             Ok(())
         })?;
         let (row, root_attr) = made.ok_or_else(|| Error::bare(Code::Internal))?;
-        let session = self.adopt(id, row, false)?;
+        let session = self.adopt(row, Arrived { id, key: key.clone(), recovered: false })?;
         drop(writer);
         Ok(OpenedSession {
             id,
@@ -207,7 +247,7 @@ impl Volume {
     /// # Errors
     /// The code the session was cut with, else `SESSION_UNKNOWN`.
     pub fn session_key(&self, session: SessionId) -> Result<SessionKey> {
-        self.sessions.live(session)?.key()
+        Ok(self.sessions.live(session)?.key().clone())
     }
 
     /// A connection has proven the session: raises its generation.

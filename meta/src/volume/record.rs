@@ -31,7 +31,8 @@ pub(super) struct Superblock {
     pub(super) incarnation: u64,
     #[prost(uint64, tag = "9")]
     pub(super) root_ino: u64,
-    /// 32 bytes: handles' MACs.
+    /// 32 bytes: part of the key of handles' MACs, see
+    /// [`super::seal::SessionSeal::handle_key`].
     #[prost(bytes = "bytes", tag = "10")]
     pub(super) handle_key: Bytes,
     /// 32 bytes: inode numbers.
@@ -225,8 +226,7 @@ pub(super) struct SessionRow {
     pub(super) token: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) secret: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(super) key: Bytes,
+    // 3 was the key as it is: of a row that has it the session is lost.
     #[prost(string, tag = "4")]
     pub(super) scope: String,
     /// Inodes of the scope's components, the scope's root last.
@@ -251,6 +251,9 @@ pub(super) struct SessionRow {
     /// of before: none is known.
     #[prost(message, optional, tag = "13")]
     pub(super) honours: Option<Flags>,
+    /// Its key, see [`super::seal::SessionSeal`].
+    #[prost(bytes = "bytes", tag = "14")]
+    pub(super) sealed_key: Bytes,
 }
 
 impl std::fmt::Debug for SessionRow {

@@ -12,7 +12,6 @@ use flexfs_common::name::SubtreePath;
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use parking_lot::RwLock;
-use zeroize::Zeroizing;
 
 use super::handle::{HandleKey, Handles};
 use super::recalls::RecallQueue;
@@ -21,10 +20,11 @@ use super::scope::ScopeRoot;
 use super::types::{SessionInfo, SessionKey};
 
 /// One live mount of one token.
-#[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
+    /// Holds the key only sealed.
     row: SessionRow,
+    key: SessionKey,
     scope: SubtreePath,
     token_id: TokenId,
     /// The scope's root.
@@ -63,6 +63,7 @@ struct Life {
 /// What a session is made of besides its row.
 pub(super) struct SessionParts {
     pub(super) id: SessionId,
+    pub(super) key: SessionKey,
     pub(super) root: Ino,
     pub(super) confined: Option<Arc<ScopeRoot>>,
     pub(super) flags: v1::Flags,
@@ -70,6 +71,12 @@ pub(super) struct SessionParts {
     pub(super) generation: u64,
     /// Of before a restart: nobody knows what its client was told.
     pub(super) recovered: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -80,6 +87,7 @@ impl Session {
         let id = |bytes: &Bytes| <[u8; 16]>::try_from(&bytes[..]).map_err(|_| damaged());
         Ok(Session {
             id: parts.id,
+            key: parts.key,
             scope: row.scope.parse().map_err(|_| damaged())?,
             token_id: TokenId::from_bytes(id(&row.token)?),
             root: parts.root,
@@ -232,10 +240,8 @@ impl Session {
         self.pretended.store(nanos, Ordering::Release);
     }
 
-    pub(super) fn key(&self) -> Result<SessionKey> {
-        <[u8; 32]>::try_from(&self.row.key[..])
-            .map(Zeroizing::new)
-            .map_err(|_| Error::new(Code::EngineFailed, "a damaged session record"))
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.key
     }
 
     pub(super) fn info(&self) -> SessionInfo {

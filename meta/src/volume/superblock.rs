@@ -12,6 +12,7 @@ use super::inode_number::InodeNumbers;
 use super::name_order::NameOrder;
 use super::random;
 use super::record::{Counters, Inode, Superblock, decode};
+use super::seal::SessionSeal;
 use super::view::View;
 
 /// First field of every superblock ("flexfs" and a version of this layout).
@@ -27,6 +28,7 @@ const KNOWN_INCOMPAT: u64 = 0;
 pub(super) struct Identity {
     pub(super) root: Ino,
     pub(super) epoch: u64,
+    pub(super) incarnation: u64,
     pub(super) handles: HandleKey,
     pub(super) numbers: InodeNumbers,
     pub(super) order: NameOrder,
@@ -36,7 +38,11 @@ pub(super) struct Identity {
 ///
 /// # Errors
 /// `FORMAT_UNSUPPORTED`, `ENGINE_FAILED`.
-pub(super) fn take_into_service(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Identity> {
+pub(super) fn take_into_service(
+    edit: &mut Edit<'_>,
+    volume: VolumeId,
+    seal: &SessionSeal,
+) -> Result<Identity> {
     let key = edit.keys().superblock();
     let superblock = match edit.view().raw(&key)? {
         Some(bytes) => check(decode("superblock", &bytes)?, volume)?,
@@ -48,7 +54,7 @@ pub(super) fn take_into_service(edit: &mut Edit<'_>, volume: VolumeId) -> Result
     };
     let epoch = epoch(edit.view())? + 1;
     edit.put_raw(&edit.keys().epoch(), &epoch.to_be_bytes());
-    identity(&superblock, epoch)
+    identity(&superblock, epoch, seal)
 }
 
 /// The epoch of whoever serves the volume; 0 before the first.
@@ -114,16 +120,18 @@ fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
     })
 }
 
-fn identity(superblock: &Superblock, epoch: u64) -> Result<Identity> {
+fn identity(superblock: &Superblock, epoch: u64, seal: &SessionSeal) -> Result<Identity> {
     let key = |bytes: &Bytes| {
         <[u8; 32]>::try_from(&bytes[..])
             .map(Zeroizing::new)
             .map_err(|_| Error::new(Code::EngineFailed, "a damaged superblock"))
     };
+    let handle_key = seal.handle_key(&*key(&superblock.handle_key)?);
     Ok(Identity {
         root: Ino(superblock.root_ino),
         epoch,
-        handles: HandleKey::new(key(&superblock.handle_key)?, superblock.incarnation),
+        incarnation: superblock.incarnation,
+        handles: HandleKey::new(handle_key, superblock.incarnation),
         numbers: InodeNumbers::new(&*key(&superblock.number_key)?),
         order: NameOrder::new(&*key(&superblock.order_key)?),
     })

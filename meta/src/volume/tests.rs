@@ -11,5 +11,6 @@ mod locks;
 mod model;
 mod rename;
 mod rights;
+mod sealing;
 mod sessions;
 mod xattrs;

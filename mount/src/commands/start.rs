@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use flexfs_common::exit::{self, ErrorFormat};
 use flexfs_common::home::Home;
 use flexfs_common::size::Size;
-use flexfs_common::{Code, Error, Result, daemon, limits, telemetry};
+use flexfs_common::{Code, Error, Result, daemon, limits, process, telemetry};
 
 use crate::cli::{OnRevoke, StartArgs};
 use crate::helper_form::HelperCall;
@@ -24,9 +24,7 @@ pub(super) fn run(arguments: StartArgs) -> ExitCode {
     }
     daemon::detach();
     telemetry::init(arguments.verbose);
-    // No core file and no debugger of the same user sees the token. Fails
-    // only on kernels that do not know it.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    process::raise_descriptors();
     match foreground(arguments) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {

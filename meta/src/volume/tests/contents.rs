@@ -7,7 +7,7 @@ use flexfs_common::{Code, Error, limits};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
-use super::fixture::{Client, Fixture, extent, on_each_engine};
+use super::fixture::{Client, Fixture, extent, on_each_engine, seal};
 use crate::engine::memory::MemoryEngine;
 use crate::volume::contents::STEP_EXTENTS;
 
@@ -276,7 +276,7 @@ fn a_failing_store_stops_nothing_else_and_loses_no_deletion() {
     client.release(&file, open).unwrap();
     let settings = fixture.volume.settings();
     let engine = Arc::clone(&fixture.engine);
-    let broken = crate::volume::Volume::open(engine, settings, Arc::new(Failing)).unwrap();
+    let broken = crate::volume::Volume::open(engine, settings, Arc::new(Failing), seal()).unwrap();
     broken.tick().unwrap();
     broken.tick().unwrap();
     assert_eq!(fixture.blocks.objects.lock().len(), 1);

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::engine::Engine;
 use crate::engine::fjall::FjallEngine;
 use crate::engine::memory::MemoryEngine;
-use crate::volume::{BlockAccess, Execution, NewSession, Volume, VolumeSettings};
+use crate::volume::{BlockAccess, Execution, NewSession, SessionSeal, Volume, VolumeSettings};
 
 /// A block store in memory: object → stored length.
 #[derive(Debug, Default)]
@@ -43,6 +43,11 @@ impl BlockAccess for FakeBlocks {
     fn stored_len(&self, object: ObjectId) -> Result<Option<u64>> {
         Ok(self.objects.lock().get(&object).copied())
     }
+}
+
+/// The seal of every fixture, unless told otherwise.
+pub(super) fn seal() -> Arc<SessionSeal> {
+    Arc::new(SessionSeal::new(&[5; 32]).unwrap())
 }
 
 /// Settings of a small volume without limits.
@@ -75,15 +80,20 @@ impl Fixture {
     pub(super) fn with(engine: Arc<dyn Engine>, settings: VolumeSettings) -> Fixture {
         let blocks = Arc::new(FakeBlocks::default());
         let store: Arc<dyn BlockAccess> = blocks.clone();
-        let volume = Volume::open(Arc::clone(&engine), settings, store).unwrap();
+        let volume = Volume::open(Arc::clone(&engine), settings, store, seal()).unwrap();
         Fixture { volume, blocks, engine }
     }
 
     /// The volume as another process would find it now.
     pub(super) fn reopen(&self) -> Fixture {
+        self.reopen_under(seal())
+    }
+
+    /// As [`Fixture::reopen`], by a server with this seal.
+    pub(super) fn reopen_under(&self, seal: Arc<SessionSeal>) -> Fixture {
         let store: Arc<dyn BlockAccess> = self.blocks.clone();
         let settings = self.volume.settings();
-        let volume = Volume::open(Arc::clone(&self.engine), settings, store).unwrap();
+        let volume = Volume::open(Arc::clone(&self.engine), settings, store, seal).unwrap();
         Fixture { volume, blocks: Arc::clone(&self.blocks), engine: Arc::clone(&self.engine) }
     }
 

@@ -11,7 +11,7 @@ use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::op::Body;
 use proptest::prelude::*;
 
-use super::fixture::{Client, Fixture, rename, settings};
+use super::fixture::{Client, Fixture, rename, seal, settings};
 use crate::engine::Engine;
 use crate::engine::fjall::FjallEngine;
 use crate::engine::memory::MemoryEngine;
@@ -377,7 +377,7 @@ proptest! {
         // What is committed at this moment, opened by another process.
         let blocks = pair.fixture.blocks.clone();
         let fork: Arc<dyn Engine> = Arc::new(engine.fork());
-        let volume = Volume::open(Arc::clone(&fork), settings(), blocks.clone()).unwrap();
+        let volume = Volume::open(Arc::clone(&fork), settings(), blocks.clone(), seal()).unwrap();
         pair.fixture = Fixture { volume, blocks, engine: fork };
         pair.reopen();
         pair.compare();

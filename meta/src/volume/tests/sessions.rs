@@ -9,7 +9,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::{FileKind, LockKind, reply};
 
-use super::fixture::{Client, Fixture, answer, make, new_session, on_each_engine, unlink};
+use super::fixture::{Client, Fixture, answer, make, new_session, on_each_engine, seal, unlink};
 use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
 use crate::volume::{Execution, Volume, Which};
@@ -385,7 +385,7 @@ fn metadata_of_another_format_or_volume_is_refused() {
     let engine = Arc::new(MemoryEngine::new());
     let fixture = Fixture::new(engine.clone());
     let open = |engine: MemoryEngine, settings| {
-        Volume::open(Arc::new(engine), settings, fixture.blocks.clone())
+        Volume::open(Arc::new(engine), settings, fixture.blocks.clone(), seal())
     };
     open(engine.fork(), fixture.volume.settings()).unwrap();
     let key = fixture.volume.keys.superblock();
