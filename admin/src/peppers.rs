@@ -190,6 +190,3 @@ async fn adopt(files: &Files, store: &Store) -> Result<Known> {
 fn is_id(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
-
-#[cfg(test)]
-mod tests;

@@ -216,7 +216,8 @@ impl Verifier {
     /// memory or passes, and less of neither? False for a damaged string.
     #[must_use]
     pub fn is_weaker_than(&self, settings: Argon2Settings) -> bool {
-        let params = PasswordHash::new(&self.phc).ok().and_then(|hash| Params::try_from(&hash).ok());
+        let params =
+            PasswordHash::new(&self.phc).ok().and_then(|hash| Params::try_from(&hash).ok());
         params.is_some_and(|params| {
             let (memory, passes) = (params.m_cost(), params.t_cost());
             let no_less = settings.memory_kib >= memory && settings.passes >= passes;
@@ -335,9 +336,11 @@ mod tests {
         let pepper = Pepper::from_key(Zeroizing::new([7; 32]));
         assert!(pepper.has_check_value(&pepper.check_value()));
         assert!(!Pepper::generate().unwrap().has_check_value(&pepper.check_value()));
-        assert!(TokenKind::ALL.into_iter().all(|kind| {
-            !CHECK_DOMAIN.starts_with(&[DOMAIN, kind_byte(kind)].concat())
-        }));
+        assert!(
+            TokenKind::ALL
+                .into_iter()
+                .all(|kind| { !CHECK_DOMAIN.starts_with(&[DOMAIN, kind_byte(kind)].concat()) })
+        );
         // As Python's hmac computes it: stored for ever.
         let mut hex = String::new();
         push_hex(&pepper.check_value(), &mut hex);

@@ -38,8 +38,7 @@ impl Known {
 /// # Errors
 /// `DATABASE_FAILED`.
 pub async fn current(sql: &mut dyn Sql) -> Result<Option<Known>> {
-    let row =
-        first(sql, "SELECT id, check_value, since FROM pepper WHERE one = 1", vec![]).await?;
+    let row = first(sql, "SELECT id, check_value, since FROM pepper WHERE one = 1", vec![]).await?;
     let Some(row) = row else { return Ok(None) };
     let mut cells = row.cells();
     Ok(Some(Known { id: cells.text()?, check_value: cells.bytes()?, since: cells.time()? }))
@@ -65,10 +64,10 @@ pub async fn set(sql: &mut dyn Sql, known: &Known) -> Result<()> {
 /// # Errors
 /// `DATABASE_FAILED`.
 pub async fn in_use(sql: &mut dyn Sql, id: &str) -> Result<(bool, bool)> {
-    let some = first(sql, "SELECT 1 FROM token_secrets LIMIT 1", vec![]).await?;
+    let some = first(sql, "SELECT pepper_id FROM token_secrets LIMIT 1", vec![]).await?;
     let under = first(
         sql,
-        "SELECT 1 FROM token_secrets WHERE pepper_id = $1 LIMIT 1",
+        "SELECT pepper_id FROM token_secrets WHERE pepper_id = $1 LIMIT 1",
         vec![Value::text(id)],
     )
     .await?;

@@ -8,6 +8,7 @@ use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::Code;
 
 use super::harness::{CHEAP, Site, again, generate};
+use crate::peppers::{Peppers, Switch};
 use crate::store::{Kind, Value};
 use crate::verify::Verify;
 
@@ -104,19 +105,26 @@ async fn the_time_of_a_refusal_does_not_tell_its_reason() {
     let site = Site::new(Kind::Sqlite);
     let admin = site.start().await;
     let tenant = admin.account("a").await;
+    let early = admin.account_token(&tenant.id, "viewer").await;
+    admin.stop().await;
+    let store = site.db.open().await;
+    Switch::prepare(&site.home, &store).await.unwrap().run(&store).await.unwrap();
+    let admin = site.start().await;
     let known = admin.account_token(&tenant.id, "viewer").await;
     let ended = admin.account_token(&tenant.id, "viewer").await;
     let mut tx = admin.store.begin().await.unwrap();
     let sql = "UPDATE tokens SET expires_at = 1 WHERE id = $1";
     tx.sql().execute(sql, vec![Value::text(ended.id())]).await.unwrap();
     tx.commit_quietly().await.unwrap();
-    let verify = Verify::new(admin.store.clone(), site.pepper(), CHEAP).unwrap();
+    let peppers = Peppers::open(&site.home, &store).await.unwrap();
+    let verify = Verify::new(admin.store.clone(), peppers, CHEAP).unwrap();
     let classes = [
         ("unknown id", generate(TokenKind::Account)),
         ("wrong first digit", changed(&known, 28)),
         ("wrong last digit", changed(&known, 70)),
         ("wrong secret", again(&known)),
         ("wrong secret of an expired one", again(&ended)),
+        ("wrong secret under an earlier pepper", again(&early)),
         // The control: a good one comes from the cache.
         ("good", known),
     ];
