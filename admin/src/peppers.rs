@@ -125,6 +125,12 @@ impl Peppers {
         }
     }
 
+    /// Is any marked as lost?
+    #[must_use]
+    pub fn is_any_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// Step one, under the verifier's own pepper. The same work for one that is
     /// not here, so that the time tells nothing.
     #[must_use]
