@@ -229,7 +229,7 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
                     '', 'filler', 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
              FROM n, volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
-             SELECT 'x' || substr(t.id, 2), t.id, randomblob(32), 'filler', '$argon2id$v=19', \
+             SELECT 'x' || substr(t.id, 2), t.id, randomblob(32), (SELECT p.id FROM pepper p), '$argon2id$v=19', \
                     t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
                AND t.notes = 'filler'",
         ],
@@ -240,7 +240,7 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
                     'filler', 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
              FROM generate_series(1, $2) n(i), volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
-             SELECT 'x' || substr(t.id, 2), t.id, decode(repeat(md5(t.id), 2), 'hex'), 'filler',
+             SELECT 'x' || substr(t.id, 2), t.id, decode(repeat(md5(t.id), 2), 'hex'), (SELECT p.id FROM pepper p),
                     '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
                AND t.notes = 'filler'",
         ],

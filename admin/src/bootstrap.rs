@@ -120,9 +120,7 @@ pub async fn recover(home: &Home, store: &Store, verify: &Verify) -> Result<Toke
     let verifier = verify.derive(None, &token).await?;
     let now = now();
     let mut tx = store.begin().await?;
-    let account = accounts::system(tx.sql()).await?.ok_or_else(|| {
-        Error::new(Code::ConfigInvalid, "this database has never been started: run `start`")
-    })?;
+    let account = accounts::system(tx.sql()).await?.ok_or_else(never_started)?;
     let record = system_token(account.id, &token, now);
     tokens::insert(tx.sql(), &record).await?;
     secrets::insert(tx.sql(), record.id, &SecretRecord::new(token.last4(), verifier, now)).await?;
@@ -135,6 +133,19 @@ pub async fn recover(home: &Home, store: &Store, verify: &Verify) -> Result<Toke
     // fails, running it again makes another token.
     write_token(home, &token, true)?;
     Ok(record.id)
+}
+
+/// The account of the installation.
+///
+/// # Errors
+/// `CONFIG_INVALID` when there was no first start yet, `DATABASE_FAILED`.
+pub async fn system_account(store: &Store) -> Result<AccountId> {
+    let account = accounts::system(store.reader().as_mut()).await?.ok_or_else(never_started)?;
+    Ok(account.id)
+}
+
+fn never_started() -> Error {
+    Error::new(Code::ConfigInvalid, "this database has never been started: run `start`")
 }
 
 fn now() -> Timestamp {

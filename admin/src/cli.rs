@@ -49,8 +49,12 @@ enum Command {
         output: Format,
     },
     /// Make a new system token on the server itself; earlier ones are revoked.
-    #[command(after_help = "Example:\n  admin.flexfs recover")]
-    Recover(DatabaseArgs),
+    /// Or change the pepper, which leaves all tokens as they are.
+    #[command(
+        after_help = "Example:\n  admin.flexfs recover\n  admin.flexfs recover --newPepper\n  \
+                      admin.flexfs recover --dropPepper 0a1b2c3d"
+    )]
+    Recover(RecoverArgs),
     /// Print the version.
     #[command(after_help = "Example:\n  admin.flexfs version")]
     Version,
@@ -81,6 +85,22 @@ struct DatabaseArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// Flags of `recover`.
+#[derive(Debug, Args)]
+struct RecoverArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Make a new pepper in place of the present one, or of one that is lost;
+    /// no admin may run meanwhile. Every token goes on working and moves to the
+    /// new one at its next use.
+    #[arg(long = "newPepper", conflicts_with = "drop_pepper")]
+    new_pepper: bool,
+    /// Remove an earlier or lost pepper that no live secret needs any more
+    /// (`admin.flexfs status` counts them).
+    #[arg(long = "dropPepper", value_name = "ID")]
+    drop_pepper: Option<String>,
 }
 
 /// Flags of `start`.

@@ -22,6 +22,7 @@ pub mod http;
 pub mod model;
 mod output;
 pub mod page;
+pub mod peppers;
 pub mod server;
 pub mod service;
 pub mod store;

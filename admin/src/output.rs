@@ -5,9 +5,23 @@
 use flexfs_proto::v1;
 use serde::Serialize;
 
+use crate::peppers::Switched;
+
 /// Prints a line.
 pub(crate) fn line(text: &str) {
     println!("{text}");
+}
+
+/// Prints what became of the peppers.
+pub(crate) fn switched(switched: &Switched) {
+    println!("new pepper {}", switched.new);
+    if let Some(kept) = &switched.kept {
+        println!("{kept} is kept: what lies under it moves to the new one at its next use");
+    }
+    for id in &switched.lost {
+        println!("{id} is lost: what lies under it is checked by argon2id alone at its next use");
+    }
+    println!("other servers need admin/pepper and admin/pepper.d of this one before they start");
 }
 
 /// What `status` shows.
@@ -35,6 +49,17 @@ pub(crate) struct Details {
     feed_id: String,
     feed_revision: u64,
     servers: Vec<ServerView>,
+    #[serde(rename = "pepperID")]
+    pepper_id: String,
+    other_peppers: Vec<PepperView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PepperView {
+    id: String,
+    state: String,
+    live_secrets: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,6 +95,16 @@ impl From<v1::GetStatusReply> for Details {
             feed_id: reply.feed_id,
             feed_revision: reply.feed_revision,
             servers: servers.collect(),
+            pepper_id: reply.pepper_id,
+            other_peppers: reply
+                .other_peppers
+                .into_iter()
+                .map(|pepper| PepperView {
+                    id: pepper.id,
+                    state: pepper.state,
+                    live_secrets: pepper.live_secrets,
+                })
+                .collect(),
         }
     }
 }
@@ -99,6 +134,14 @@ pub(crate) fn status_table(view: &StatusView) {
     println!("version      {}", details.version);
     println!("database     {}", details.database);
     println!("feed         {} at revision {}", details.feed_id, details.feed_revision);
+    println!("pepper       {}", details.pepper_id);
+    for pepper in &details.other_peppers {
+        let PepperView { id, state, live_secrets } = pepper;
+        match live_secrets {
+            0 => println!("  {id}  {state}  unused: `admin.flexfs recover --dropPepper {id}`"),
+            _ => println!("  {id}  {state}  {live_secrets} live secrets, not used since"),
+        }
+    }
     println!("servers      {}", details.servers.len());
     for server in &details.servers {
         println!(

@@ -24,6 +24,7 @@ pub mod feed;
 pub mod known;
 pub mod lease;
 pub mod metas;
+pub mod peppers;
 mod postgres;
 pub mod requests;
 mod row;
@@ -96,6 +97,8 @@ trait Database: Send + Sync {
     /// Ends when every other process that may answer from memory knows of this
     /// revision.
     async fn settled(&self, replica: Uuid, revision: u64) -> Result<()>;
+    /// How many other processes were heard of lately.
+    async fn others(&self, replica: Uuid) -> Result<u64>;
     async fn close(&self);
 }
 
@@ -274,6 +277,15 @@ impl Store {
     /// Ends when another process may have committed something.
     pub async fn notified(&self) {
         self.db.notified().await;
+    }
+
+    /// How many other admins work on the database, as far as they tell: each
+    /// does every 250 ms. On SQLite there are none.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn other_admins(&self) -> Result<u64> {
+        self.db.others(self.replica).await
     }
 
     /// Closes all connections; open calls fail.

@@ -10,6 +10,7 @@ mod hostile;
 mod living;
 mod matrix;
 mod model;
+mod peppering;
 mod placing;
 mod properties;
 mod replicas;

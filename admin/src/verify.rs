@@ -7,7 +7,9 @@
 //! after the slow step so that a revocation racing it wins. A wrong secret
 //! never reaches argon2, and the rate limit is asked only about failures: it
 //! never stands in the way of a good token. Of a source beyond that limit,
-//! most bad tokens are told from memory (`flood`).
+//! most bad tokens are told from memory (`flood`). (Secrets under a lost pepper
+//! have no tag to compare: see `lost`.) What is behind the present scheme is
+//! renewed on the way (`renewals`).
 //!
 //! Caching: what was read of a token is used again while nothing newer is
 //! known of it, its account and its volume (see `store::changes::Applied`).
@@ -19,13 +21,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flexfs_auth::token::Token;
-use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
+use flexfs_auth::verifier::{Argon2Settings, Verifier};
 use flexfs_common::ids::{AccountId, SecretId, TokenId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Code, Error, Kind, Result, clock};
 use jiff::Timestamp;
 
 use crate::model::{AccountState, SecretRecord, TokenState, VolumeState};
+use crate::peppers::Peppers;
+use crate::store::peppers::Whose;
 use crate::store::tokens::{self, Standing};
 use crate::store::{Sql, Store};
 
@@ -34,7 +38,9 @@ mod claims;
 mod failures;
 mod flood;
 mod hashing;
+mod lost;
 mod refused;
+mod renewals;
 mod used;
 
 pub use hashing::Hashing;
@@ -42,8 +48,10 @@ pub use hashing::Hashing;
 use cache::{Cached, Caches};
 use failures::FailureLimiter;
 use flood::{Compared, RowsOfFailures};
+use lost::LostTurns;
 use refused::Refused;
 pub use refused::Shown;
+use renewals::Renewals;
 use used::UsedLately;
 
 pub(crate) use used::host_name;
@@ -112,8 +120,10 @@ pub fn refusal(
 #[derive(Debug)]
 pub struct Verify {
     store: Store,
-    pepper: Pepper,
+    peppers: Peppers,
     hashing: Hashing,
+    lost: LostTurns,
+    renewals: Renewals,
     caches: Caches,
     failures: FailureLimiter,
     rows: RowsOfFailures,
@@ -124,11 +134,17 @@ pub struct Verify {
 impl Verify {
     /// # Errors
     /// `INTERNAL` when there is no randomness.
-    pub fn new(store: Store, pepper: Pepper, settings: Argon2Settings) -> Result<Verify> {
+    pub fn new(
+        store: Store,
+        peppers: impl Into<Peppers>,
+        settings: Argon2Settings,
+    ) -> Result<Verify> {
         Ok(Verify {
             store,
-            pepper,
+            peppers: peppers.into(),
             hashing: Hashing::new(settings),
+            lost: LostTurns::new(),
+            renewals: Renewals::default(),
             caches: Caches::new()?,
             failures: FailureLimiter::new(),
             rows: RowsOfFailures::new(),
@@ -143,7 +159,13 @@ impl Verify {
     /// # Errors
     /// `RATE_LIMITED` when too many wait for the pool, `INTERNAL`.
     pub async fn derive(&self, account: Option<AccountId>, token: &Token) -> Result<Verifier> {
-        self.hashing.derive(account, token, &self.pepper).await
+        self.hashing.derive(account, token, self.peppers.current()).await
+    }
+
+    /// What tags are compared with.
+    #[must_use]
+    pub fn peppers(&self) -> &Peppers {
+        &self.peppers
     }
 
     /// Is this the secret behind these verifiers? For repeated creations.
@@ -155,7 +177,7 @@ impl Verify {
     /// Is this the secret behind this very verifier?
     #[must_use]
     pub fn is_behind(&self, token: &Token, verifier: &Verifier) -> bool {
-        verifier.tag_matches(token, &self.pepper)
+        self.peppers.tag_matches(token, verifier)
     }
 
     /// The one of these verifiers that this secret is behind, live or not.
@@ -164,7 +186,7 @@ impl Verify {
         token: &Token,
         secrets: &'s [SecretRecord],
     ) -> Option<&'s SecretRecord> {
-        secrets.iter().find(|secret| secret.verifier.tag_matches(token, &self.pepper))
+        secrets.iter().find(|secret| self.peppers.tag_matches(token, &secret.verifier))
     }
 
     /// Verifies a token used from an address (`None` = not known).
@@ -231,7 +253,7 @@ impl Verify {
         if let Some(verified) = self.cached(token, &key).await? {
             return self.placed(verified, from, store);
         }
-        let verified = match self.cold(token, store).await {
+        let verified = match self.cold(token, showing).await {
             Ok(verified) => verified,
             Err(error) if error.code() == Code::TokenUnknown => {
                 if store.is_none() {
@@ -317,10 +339,10 @@ impl Verify {
         Ok(Some(verified))
     }
 
-    async fn cold(&self, token: &Token, store: Option<&StoreId>) -> Result<Verified> {
+    async fn cold(&self, token: &Token, showing: &Showing<'_>) -> Result<Verified> {
         let revision = self.store.applied().latest();
         let read = tokens::standing(self.store.reader().as_mut(), token.id()).await?;
-        let standing = read.as_ref().filter(|standing| is_placed(standing, store));
+        let standing = read.as_ref().filter(|standing| is_placed(standing, showing.store));
         let secrets = standing.map_or(&[][..], |standing| &standing.secrets);
         let unknown = || {
             if let Some(read) = &read {
@@ -332,23 +354,30 @@ impl Verify {
             // The same work as for a known id.
             let dummy = Verifier {
                 tag: [0; 32],
-                pepper_id: self.pepper.id().to_owned(),
+                pepper_id: self.peppers.current().id().to_owned(),
                 phc: String::new(),
             };
-            let _ = dummy.tag_matches(token, &self.pepper);
+            let _ = self.peppers.tag_matches(token, &dummy);
             return unknown();
         }
-        let Some(secret) = self.matching(token, secrets) else {
-            return unknown();
-        };
-        let secret_id = secret.id;
         let account = standing.map(|standing| standing.token.account_id);
         let account = account.ok_or(Code::TokenUnknown)?;
-        if !self.hashing.matches(account, token, &secret.verifier).await? {
-            // Tag and string are of one secret: one of them was altered.
-            tracing::error!(token = %token.id(), "tag and argon2id string of a secret disagree");
-            return Err(Code::TokenUnknown.into());
-        }
+        let secret = match self.matching(token, secrets) {
+            Some(secret) => {
+                if !self.hashing.matches(account, token, &secret.verifier).await? {
+                    // Tag and string are of one secret: one of them was altered.
+                    tracing::error!(token = %token.id(), "tag and argon2id string of a secret disagree");
+                    return Err(Code::TokenUnknown.into());
+                }
+                secret
+            }
+            None => match self.matching_lost(account, token, secrets, showing.from).await? {
+                Some(secret) => secret,
+                None => return unknown(),
+            },
+        };
+        let secret_id = secret.id;
+        self.renew(account, token, Whose::Secret(secret_id), &secret.verifier).await;
         // Read again: what happened meanwhile counts.
         let revision = self.store.applied().latest();
         let standing = tokens::standing(self.store.reader().as_mut(), token.id())

@@ -18,6 +18,8 @@ use crate::token::{Token, TokenKind};
 
 /// Separates this use of the pepper from any other.
 const DOMAIN: &[u8] = b"flx1";
+/// What the check value of a pepper is made over. No kind of token begins so.
+const CHECK_DOMAIN: &[u8] = b"flx1-pepper-check";
 /// Most memory, in KiB, that a stored string may ask of us: 1 GiB. More comes
 /// from a damaged or altered database.
 const MEMORY_KIB_MAX: u32 = 1024 * 1024;
@@ -78,17 +80,26 @@ impl Pepper {
             loaded => return loaded,
         }
         let pepper = Pepper::generate()?;
-        if let Some(dir) = path.parent() {
-            home::make_dir(dir)?;
-        }
-        let mut text = Zeroizing::new(String::with_capacity(65));
-        push_hex(pepper.key.as_slice(), &mut text);
-        text.push('\n');
-        if home::write_new_file(path, text.as_bytes())? {
+        if pepper.store_new(path)? {
             return Ok(pepper);
         }
         // Another process was faster: its pepper is the one.
         Pepper::load(path)
+    }
+
+    /// Writes the file durably, with mode 0600; false when there is one, which
+    /// is never replaced: verifiers may hang on it.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`.
+    pub fn store_new(&self, path: &Path) -> Result<bool> {
+        if let Some(dir) = path.parent() {
+            home::make_dir(dir)?;
+        }
+        let mut text = Zeroizing::new(String::with_capacity(65));
+        push_hex(self.key.as_slice(), &mut text);
+        text.push('\n');
+        home::write_new_file(path, text.as_bytes())
     }
 
     /// Reads the file; never makes one.
@@ -128,6 +139,22 @@ impl Pepper {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// By which a database knows its pepper: keyed with it, so that it tells
+    /// nothing of it, and no other has the same.
+    #[must_use]
+    pub fn check_value(&self) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.as_slice());
+        let mut value = [0; 32];
+        value.copy_from_slice(hmac::sign(&key, CHECK_DOMAIN).as_ref());
+        value
+    }
+
+    /// Is this its check value? Constant time.
+    #[must_use]
+    pub fn has_check_value(&self, value: &[u8; 32]) -> bool {
+        bool::from(self.check_value().ct_eq(value))
     }
 
     fn tag(&self, token: &Token) -> [u8; 32] {
@@ -175,6 +202,27 @@ impl Verifier {
         let same = self.pepper_id == pepper.id && bool::from(tag.ct_eq(&self.tag));
         tag.zeroize();
         same
+    }
+
+    /// The same with a tag under another pepper. The token must have been
+    /// found to be the one behind this verifier.
+    #[must_use]
+    pub fn retagged(&self, token: &Token, pepper: &Pepper) -> Verifier {
+        let (tag, pepper_id) = (pepper.tag(token), pepper.id.clone());
+        Verifier { tag, pepper_id, phc: self.phc.clone() }
+    }
+
+    /// Are these settings stronger than those the string was made with: more
+    /// memory or passes, and less of neither? False for a damaged string.
+    #[must_use]
+    pub fn is_weaker_than(&self, settings: Argon2Settings) -> bool {
+        let params =
+            PasswordHash::new(&self.phc).ok().and_then(|hash| Params::try_from(&hash).ok());
+        params.is_some_and(|params| {
+            let (memory, passes) = (params.m_cost(), params.t_cost());
+            let no_less = settings.memory_kib >= memory && settings.passes >= passes;
+            no_less && (settings.memory_kib > memory || settings.passes > passes)
+        })
     }
 
     /// Step two (blocking pool). Only after step one.
@@ -281,6 +329,47 @@ mod tests {
         push_hex(&pepper.tag(&with_secret(TokenKind::Volume, 1)), &mut hex);
         assert_eq!(hex, "75f21c2d9bb99f3b3429d6d8586d336d34e4d1816df9be711d8b9c942030355e");
         assert_eq!(pepper.id(), "4bb06f8e");
+    }
+
+    #[test]
+    fn a_check_value_is_of_one_pepper_and_no_tag() {
+        let pepper = Pepper::from_key(Zeroizing::new([7; 32]));
+        assert!(pepper.has_check_value(&pepper.check_value()));
+        assert!(!Pepper::generate().unwrap().has_check_value(&pepper.check_value()));
+        assert!(
+            TokenKind::ALL
+                .into_iter()
+                .all(|kind| { !CHECK_DOMAIN.starts_with(&[DOMAIN, kind_byte(kind)].concat()) })
+        );
+        // As Python's hmac computes it: stored for ever.
+        let mut hex = String::new();
+        push_hex(&pepper.check_value(), &mut hex);
+        assert_eq!(hex, "38aebe58194caab7bc7039b69590cd82e53b505fdab316cbb0fdb9caeb289e3e");
+    }
+
+    #[test]
+    fn a_verifier_moves_to_another_pepper_and_keeps_its_string() {
+        let (old, new) = (Pepper::generate().unwrap(), Pepper::generate().unwrap());
+        let token = Token::generate(TokenKind::Volume).unwrap();
+        let verifier = Verifier::derive(&token, &old, QUICK).unwrap();
+        let moved = verifier.retagged(&token, &new);
+        assert!(moved.tag_matches(&token, &new) && !moved.tag_matches(&token, &old));
+        assert!(moved.phc_matches(&token).unwrap());
+        assert!(!moved.tag_matches(&Token::generate(TokenKind::Volume).unwrap(), &new));
+    }
+
+    #[test]
+    fn only_what_is_stronger_in_one_and_weaker_in_nothing_is_stronger() {
+        let token = Token::generate(TokenKind::Volume).unwrap();
+        let made = Argon2Settings { memory_kib: 64, passes: 2, lanes: 1 };
+        let verifier = Verifier::derive(&token, &Pepper::generate().unwrap(), made).unwrap();
+        let stronger = |memory_kib, passes| {
+            verifier.is_weaker_than(Argon2Settings { memory_kib, passes, lanes: 1 })
+        };
+        assert!(stronger(128, 2) && stronger(64, 3) && stronger(128, 3));
+        assert!(!stronger(64, 2) && !stronger(32, 3) && !stronger(128, 1) && !stronger(32, 1));
+        let damaged = Verifier { phc: "junk".into(), ..verifier };
+        assert!(!damaged.is_weaker_than(Argon2Settings::default()));
     }
 
     #[test]

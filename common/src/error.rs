@@ -146,6 +146,8 @@ codes! {
     DaemonNotRunning "DAEMON_NOT_RUNNING" Unavailable "No daemon of this FLEXFS_HOME is running." "Start it, or set FLEXFS_HOME.";
     DaemonRunning "DAEMON_RUNNING" Exists "It is already running." "Stop it first.";
     DaemonFailed "DAEMON_FAILED" Internal "The daemon did not start." "See its log.";
+    PepperMismatch "PEPPER_MISMATCH" Conflict "The pepper is not the one that this database was used with." "Put the right `admin/pepper` and `admin/pepper.d` back; if they are lost: `admin.flexfs recover --newPepper`.";
+    PepperInUse "PEPPER_IN_USE" Conflict "The pepper is still needed." "`admin.flexfs status` counts the live secrets under it: each leaves it at its next use.";
     AddressInUse "ADDRESS_IN_USE" Exists "The address is in use." "Choose another --bindAddr, or stop what listens there.";
     MountInvalid "MOUNT_INVALID" Invalid "The mount point cannot be used." "An existing, empty directory (or --nonEmpty) that is not a flexfs mount.";
     MountNotFound "MOUNT_NOT_FOUND" NotFound "There is no flexfs mount here." "`mount.flexfs status` lists the mounts.";

@@ -115,6 +115,8 @@ pub fn errno(code: Code) -> i32 {
         | C::DaemonNotRunning
         | C::DaemonRunning
         | C::DaemonFailed
+        | C::PepperMismatch
+        | C::PepperInUse
         | C::AddressInUse
         | C::MountInvalid
         | C::MountNotFound => libc::EIO,

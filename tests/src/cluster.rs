@@ -177,6 +177,12 @@ impl Cluster {
         self.postgres.as_ref().map(Postgres::directory)
     }
 
+    /// The file with the URL of admin's database, when it is a PostgreSQL.
+    #[must_use]
+    pub fn postgres_url(&self) -> Option<PathBuf> {
+        self.postgres.as_ref().map(Postgres::url_file)
+    }
+
     /// Every secret that this cluster handed out.
     #[must_use]
     pub fn secrets(&self) -> &Secrets {

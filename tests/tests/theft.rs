@@ -310,7 +310,7 @@ fn a_copy_of_metas_engine_resumes_no_session() {
 }
 
 #[test]
-fn an_admin_on_the_loot_knows_nobody_and_is_believed_by_nobody() {
+fn an_admin_on_the_loot_does_not_start_and_is_believed_by_nobody() {
     let (cluster, runtime) = (Cluster::start_verbose(), runtime());
     let known = use_everything(&cluster);
     let stolen = steal(&cluster);
@@ -322,12 +322,22 @@ fn an_admin_on_the_loot_knows_nobody_and_is_believed_by_nobody() {
     let start = ["start", "--foreground", "--bindAddr", "127.0.0.1:1"];
     Run::of(&mut as_thief(&cluster, &stolen, "meta.flexfs", &start), COMMAND)
         .fails(3, "CREDS_MISSING");
-    // An admin with a pepper of its own.
+    // No admin starts on it without its pepper, and none makes a token there.
     let address = free_address();
+    let start = ["start", "--foreground", "--bindAddr", &address];
+    for words in [&start[..], &["recover"]] {
+        Run::of(&mut as_thief(&cluster, &stolen, "admin.flexfs", words), COMMAND)
+            .fails(6, "PEPPER_MISMATCH");
+    }
+    // With a pepper of its own that one knows no secret better than this one:
+    // the verifiers open nothing there either.
+    let recover = ["recover", "--newPepper"];
+    Run::of(&mut as_thief(&cluster, &stolen, "admin.flexfs", &recover), COMMAND).ok();
     let mut admin = ThiefsAdmin::start(&cluster, &stolen, &address);
     let there = runtime.block_on(async { Calls::elsewhere(&stolen.join("ssl/ca"), &address) });
     for token in &known.all {
-        assert_eq!(verdict(&runtime, &there, token), Err(Code::TokenUnknown), "{}", token.id());
+        let wrong = Secret::generate_for(token.kind(), token.id()).unwrap();
+        assert_eq!(verdict(&runtime, &there, &wrong), Err(Code::TokenUnknown), "{}", token.id());
     }
     // (Here they are good: the claim code too.)
     let here = runtime.block_on(async { Calls::to(&cluster) });

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use flexfs_auth::verifier::Pepper;
 use flexfs_common::daemon::{self, RunFile, RunInfo};
 use flexfs_common::home::Home;
 use flexfs_common::tls::ServerCertificate;
@@ -15,6 +14,7 @@ use crate::bootstrap;
 use crate::ca::Ca;
 use crate::config::{Settings, TlsSettings};
 use crate::feed::{Registry, poll};
+use crate::peppers::Peppers;
 use crate::server::Server;
 use crate::service::Service;
 use crate::store::Store;
@@ -47,7 +47,6 @@ pub(super) fn run(args: StartArgs) -> Result<()> {
 async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     let home = settings.home.clone();
     // Small files, once, before anything is served.
-    let pepper = Pepper::load_or_create(&home.path("admin/pepper"))?;
     let ssl = home.path("ssl");
     let ca = Arc::new(Ca::load_or_create(&ssl)?);
     let certificate = match &settings.tls {
@@ -66,7 +65,8 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     // wrong address should be told at once.
     let server = Server::bind(&settings.bind_addr, certificate).await?;
     let store = Store::open(&settings.db).await?;
-    let verify = Arc::new(Verify::new(store.clone(), pepper, settings.argon2)?);
+    let peppers = Peppers::open(&home, &store).await?;
+    let verify = Arc::new(Verify::new(store.clone(), peppers, settings.argon2)?);
     if bootstrap::run(&home, &store, &verify).await? {
         tracing::info!(path = %bootstrap::token_path(&home).display(), "the system token is here");
     }

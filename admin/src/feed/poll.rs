@@ -72,7 +72,7 @@ pub async fn follow(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Writes acknowledgements, last-used times and refusals now and then, and at
+/// Writes acknowledgements, last-used times, refusals and renewed verifiers now and then, and at
 /// the end.
 pub async fn write_back(service: Arc<Service>, stop: CancellationToken) {
     let (store, registry, verify) = (service.store(), service.registry(), service.verifier());
@@ -95,12 +95,14 @@ pub async fn write_back(service: Arc<Service>, stop: CancellationToken) {
             _ = refused.tick() => {
                 told("refusals", verify.flush_refused().await);
                 told("last-used times", verify.flush_urgent().await);
+                told("renewed verifiers", verify.flush_renewed().await);
             }
         }
     }
     told("acknowledgements", registry.flush(store).await);
     told("last-used times", verify.flush_used().await);
     told("refusals", verify.flush_refused().await);
+    told("renewed verifiers", verify.flush_renewed().await);
 }
 
 /// Purges what ended longer than `retention` ago, now and then.

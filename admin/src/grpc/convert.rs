@@ -263,7 +263,17 @@ fn meta_server((server, connected): (MetaServer, bool)) -> v1::MetaServer {
 }
 
 pub(super) fn status(status: Status) -> v1::GetStatusReply {
+    let (pepper_id, other_peppers) = status.peppers.unwrap_or_default();
     v1::GetStatusReply {
+        pepper_id,
+        other_peppers: other_peppers
+            .into_iter()
+            .map(|used| v1::PepperUse {
+                id: used.id,
+                state: used.have.name().to_owned(),
+                live_secrets: used.live,
+            })
+            .collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         database: status.database.to_owned(),
         feed_id: status.head.feed_id,

@@ -8,6 +8,7 @@ use flexfs_proto::v1;
 
 use super::{Caller, Service};
 use crate::model::{Account, Grant, MetaServer, MetaStore, TokenRecord, Volume};
+use crate::peppers::Used;
 use crate::store::{accounts, feed, metas, volumes};
 
 /// Where a volume is mounted from.
@@ -32,6 +33,8 @@ pub struct Status {
     pub head: feed::Head,
     /// Servers, and whether each is connected here.
     pub servers: Vec<(MetaServer, bool)>,
+    /// The pepper of new tags, and others; `None` for tenants.
+    pub peppers: Option<(String, Vec<Used>)>,
     /// For a tenant: when a server was last heard of tells of others.
     pub for_tenant: bool,
 }
@@ -82,7 +85,11 @@ impl Service {
             let own = accounts::own_changes(reader.as_mut(), account).await?;
             return Ok(as_tenants_see(self.store.kind().name(), head, servers, own));
         }
-        Ok(Status { database: self.store.kind().name(), head, servers, for_tenant: false })
+        let peppers = self.verify.peppers();
+        let used = peppers.uses(reader.as_mut()).await?;
+        let peppers = Some((peppers.current().id().to_owned(), used));
+        let database = self.store.kind().name();
+        Ok(Status { database, head, servers, peppers, for_tenant: false })
     }
 
     /// Where the volume of the calling volume token is served. `volume` is
@@ -146,7 +153,7 @@ fn as_tenants_see(
         })
         .collect();
     let head = feed::Head { revision: own.count, floor: 0, ..head };
-    Status { database, head, servers, for_tenant: true }
+    Status { database, head, servers, peppers: None, for_tenant: true }
 }
 
 /// Is this what the user calls the volume? A token of another volume is

@@ -53,6 +53,7 @@ contract! {
 
 mod fixture;
 mod life;
+mod peppers;
 
 use fixture::*;
 

@@ -31,6 +31,11 @@ const RENEW: &str = "WITH gone AS (DELETE FROM replicas
 /// Other replicas that may answer from memory and do not know of a revision.
 const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE id <> $1 AND seen < $2
      AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $3";
+/// Other replicas that were heard of within a span.
+const OTHERS: &str = "SELECT COUNT(*) FROM replicas WHERE id <> $1
+     AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $2";
+/// Within which a replica that works has told how far it is: twice its lease.
+const HEARD: Duration = Duration::from_secs(2);
 /// How often a committer looks whether the others know.
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 /// Wait before the next attempt to listen.
@@ -201,6 +206,15 @@ impl Database for Postgres {
             }
             tokio::time::sleep(SETTLE_POLL).await;
         }
+    }
+    async fn others(&self, replica: Uuid) -> Result<u64> {
+        let others: i64 = sqlx::query_scalar(OTHERS)
+            .bind(replica.to_string())
+            .bind(i64::try_from(HEARD.as_micros()).unwrap_or(i64::MAX))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed)?;
+        Ok(u64::try_from(others).unwrap_or(0))
     }
     async fn close(&self) {
         // The listener holds a connection, which the pool would wait for.

@@ -172,6 +172,9 @@ impl Database for Sqlite {
     async fn settled(&self, _replica: Uuid, _revision: u64) -> Result<()> {
         Ok(())
     }
+    async fn others(&self, _replica: Uuid) -> Result<u64> {
+        Ok(0)
+    }
     async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;

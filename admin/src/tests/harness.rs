@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use crate::bootstrap;
 use crate::ca::Ca;
 use crate::feed::{Registry, poll};
+use crate::peppers::Peppers;
 use crate::server::Server;
 use crate::service::Service;
 use crate::store::testing::TestDatabase;
@@ -73,7 +74,8 @@ impl Site {
         let server = Server::bind("127.0.0.1:0", certificate).await.unwrap();
         let address = server.address();
         let store = self.db.open().await;
-        let verify = Arc::new(Verify::new(store.clone(), self.pepper(), CHEAP).unwrap());
+        let peppers = Peppers::open(&self.home, &store).await.unwrap();
+        let verify = Arc::new(Verify::new(store.clone(), peppers, CHEAP).unwrap());
         bootstrap::run(&self.home, &store, &verify).await.unwrap();
         let registry = Arc::new(Registry::default());
         let service = Arc::new(Service::new(store.clone(), verify, ca, registry));

@@ -8,6 +8,7 @@ use flexfs_auth::token::{Token, TokenKind};
 use flexfs_common::Code;
 
 use super::harness::{CHEAP, Site, again, generate};
+use crate::peppers::{Peppers, Switch};
 use crate::store::{Kind, Value};
 use crate::verify::Verify;
 
@@ -121,14 +122,20 @@ async fn no_time_tells(flood: bool) {
     let site = Site::new(Kind::Sqlite);
     let admin = site.start().await;
     let tenant = admin.account("a").await;
+    let early = admin.account_token(&tenant.id, "viewer").await;
+    admin.stop().await;
+    let store = site.db.open().await;
+    Switch::prepare(&site.home, &store).await.unwrap().run(&store).await.unwrap();
+    let admin = site.start().await;
     let known = admin.account_token(&tenant.id, "viewer").await;
     let ended = admin.account_token(&tenant.id, "viewer").await;
     let mut tx = admin.store.begin().await.unwrap();
     let sql = "UPDATE tokens SET expires_at = 1 WHERE id = $1";
     tx.sql().execute(sql, vec![Value::text(ended.id())]).await.unwrap();
     tx.commit_quietly().await.unwrap();
-    let verify = Verify::new(admin.store.clone(), site.pepper(), CHEAP).unwrap();
-    while !admin.store.knows_tokens() {
+    let peppers = Peppers::open(&site.home, &store).await.unwrap();
+    let verify = Verify::new(admin.store.clone(), peppers, CHEAP).unwrap();
+    while !store.knows_tokens() {
         tokio::task::yield_now().await;
     }
     let classes = [
@@ -137,6 +144,7 @@ async fn no_time_tells(flood: bool) {
         ("wrong last digit", changed(&known, 70)),
         ("wrong secret", again(&known)),
         ("wrong secret of an expired one", again(&ended)),
+        ("wrong secret under an earlier pepper", again(&early)),
         // The control: a good one comes from the cache.
         ("good", known),
     ];

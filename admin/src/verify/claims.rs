@@ -9,7 +9,9 @@ use flexfs_common::{Code, Result, clock};
 
 use super::flood::{self, Compared};
 use super::{Showing, Shown, Verified, Verify, refusal};
+use crate::peppers::Have;
 use crate::store::claims;
+use crate::store::peppers::Whose;
 
 impl Verify {
     /// Verifies a claim code. One that was redeemed passes: whether this is a
@@ -47,23 +49,31 @@ impl Verify {
         let mut reader = self.store.reader();
         let claim = claims::of_token(reader.as_mut(), code.id()).await.map_err(failed)?;
         // The same work for an unknown one.
-        let dummy =
-            Verifier { tag: [0; 32], pepper_id: self.pepper.id().to_owned(), phc: String::new() };
+        let pepper_id = self.peppers.current().id().to_owned();
+        let dummy = Verifier { tag: [0; 32], pepper_id, phc: String::new() };
         let verifier = claim.as_ref().map_or(&dummy, |claim| &claim.verifier);
-        let matches = verifier.tag_matches(code, &self.pepper);
+        let matches = self.peppers.tag_matches(code, verifier);
         if !matches && self.store.may_exist(code.id()) {
             let verifiers = claim.iter().map(|claim| claim.verifier.clone()).collect();
             let compared = Compared { verifiers, volume: None, meta_store: None, revision };
             self.rows.keep(code, compared);
         }
-        let claim = claim.filter(|_| matches).ok_or_else(|| failed(self.failed(showing.from)))?;
+        let lost = !matches && self.peppers.have(&verifier.pepper_id) == Have::Lost;
+        let claim =
+            claim.filter(|_| matches || lost).ok_or_else(|| failed(self.failed(showing.from)))?;
         let standing = self.standing(reader.as_mut(), code.id()).await.map_err(failed)?;
         let standing = standing.ok_or_else(|| failed(Code::TokenUnknown.into()))?;
         let account = standing.token.account_id;
-        if !self.hashing.matches(account, code, &claim.verifier).await.map_err(failed)? {
+        if lost {
+            let behind = self.is_behind_lost(account, code, &claim.verifier, showing.from).await;
+            if !behind.map_err(failed)? {
+                return Err(failed(self.failed(showing.from)));
+            }
+        } else if !self.hashing.matches(account, code, &claim.verifier).await.map_err(failed)? {
             tracing::error!(token = %code.id(), "tag and argon2id string of a claim disagree");
             return Err(failed(Code::TokenUnknown.into()));
         }
+        self.renew(account, code, Whose::Claim(code.id()), &claim.verifier).await;
         let proven = |code: Code| (Shown::Proven(standing.token.id, account), code.into());
         let now = clock::wall_now();
         // A repetition of what was done in time is still answered.

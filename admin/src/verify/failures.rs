@@ -63,6 +63,13 @@ impl FailureLimiter {
         bucket.left < 1.0
     }
 
+    /// Takes back what was counted before it was known to be no failure.
+    pub(super) fn refund(&self, from: Option<IpAddr>) {
+        let Some(bucket) = self.0.get(&source_key(from)) else { return };
+        let mut bucket = bucket.lock();
+        bucket.left = (bucket.left + 1.0).min(f64::from(limits::FAILURE_BURST));
+    }
+
     fn admit_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
         let full = || {
             let left = f64::from(limits::FAILURE_BURST);
@@ -97,6 +104,19 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let second = (0..1000).filter(|_| limiter.admit_at(a, later)).count();
         assert_eq!(second, limits::FAILURE_RATE as usize);
+    }
+
+    #[test]
+    fn what_is_taken_back_was_never_counted() {
+        let limiter = FailureLimiter::new();
+        let now = Instant::now();
+        let a: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
+        for _ in 0..10 * limits::FAILURE_BURST {
+            assert!(limiter.admit_at(a, now));
+            limiter.refund(a);
+        }
+        let burst = (0..1000).filter(|_| limiter.admit_at(a, now)).count();
+        assert_eq!(burst, limits::FAILURE_BURST as usize);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use flexfs_common::name::StoreId;
 use tokio::time::Instant;
 
 use super::Verify;
+use crate::peppers::Have;
 use crate::store::tokens::Standing;
 
 /// Tokens that were shown with a wrong secret, at most 2 KiB each. A flood
@@ -98,8 +99,12 @@ impl Verify {
         let changed = applied.changed_since(&token.id(), compared.revision)
             || compared.volume.is_some_and(|id| applied.changed_since(&id, compared.revision));
         let placed = store.is_none() || compared.meta_store.as_ref() == store;
-        let matches = |verifier: &Verifier| verifier.tag_matches(token, &self.pepper);
-        !changed && !(placed && compared.verifiers.iter().any(matches))
+        // Of one under a lost pepper no tag tells.
+        let may_match = |verifier: &Verifier| {
+            self.peppers.tag_matches(token, verifier)
+                || self.peppers.have(&verifier.pepper_id) == Have::Lost
+        };
+        !changed && !(placed && compared.verifiers.iter().any(may_match))
     }
 }
 

@@ -64,6 +64,12 @@ impl Hashing {
         }
     }
 
+    /// Those of new verifiers.
+    #[must_use]
+    pub fn settings(&self) -> Argon2Settings {
+        self.settings
+    }
+
     /// How often argon2id was asked for, since the start.
     #[must_use]
     pub fn runs(&self) -> u64 {
@@ -125,9 +131,29 @@ impl Hashing {
         token: &Token,
         verifier: &Verifier,
     ) -> Result<bool> {
+        self.matches_holding(account, token, verifier, ()).await
+    }
+
+    /// Like [`Hashing::matches`]; what is held is let go of when the work ends,
+    /// also when the caller has gone before.
+    ///
+    /// # Errors
+    /// As [`Hashing::matches`].
+    pub async fn matches_holding(
+        &self,
+        account: AccountId,
+        token: &Token,
+        verifier: &Verifier,
+        held: impl Send + 'static,
+    ) -> Result<bool> {
         let _place = self.place(account)?;
         let (token, verifier) = (token.clone(), verifier.clone());
-        self.run(move || verifier.phc_matches(&token)).await
+        let work = move || {
+            let outcome = verifier.phc_matches(&token);
+            drop(held);
+            outcome
+        };
+        self.run(work).await
     }
 }
 
