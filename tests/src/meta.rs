@@ -130,6 +130,14 @@ impl Meta {
         self.daemon = Some(daemon);
     }
 
+    /// Ends it with SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not run or end.
+    pub fn stop(&mut self) {
+        self.daemon.take().expect("meta runs").terminate();
+    }
+
     /// kill -9.
     ///
     /// # Panics
