@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{ServerId, TokenId};
 use flexfs_common::name::StoreId;
 use flexfs_common::{Result, clock, limits};
@@ -34,6 +35,8 @@ struct Known {
     connections: u32,
     acknowledged: u64,
     last_seen_at: Timestamp,
+    /// When this process itself heard of it, by a clock that does not jump.
+    heard: BootTime,
     // Not yet written to the database.
     cuts: HashMap<TokenId, u32>,
     dirty: bool,
@@ -54,6 +57,26 @@ pub struct Refreshed {
     pub server: MetaServer,
     /// Is it connected to this process?
     pub connected: bool,
+    /// When this process itself last heard of it.
+    pub heard: Option<BootTime>,
+}
+
+impl Refreshed {
+    /// Has it been away for longer than it may go on without admin? Not if
+    /// this process has heard of it since, whatever the wall clock did.
+    fn is_gone(&self) -> bool {
+        let grace = jiff::SignedDuration::try_from(limits::ADMIN_GRACE).unwrap_or_default();
+        let horizon = clock::wall_now().checked_sub(grace).unwrap_or(Timestamp::MIN);
+        let heard = self.heard.is_some_and(|at| !at.after(limits::ADMIN_GRACE).passed());
+        !self.connected && !heard && self.server.last_seen_at < horizon
+    }
+}
+
+impl Known {
+    fn hear(&mut self) {
+        self.last_seen_at = clock::wall_now();
+        self.heard = BootTime::now();
+    }
 }
 
 /// A connection of a server; dropped when it ends.
@@ -68,7 +91,7 @@ impl Drop for Connection {
         let mut known = self.registry.known.lock();
         if let Some(known) = known.get_mut(&self.server) {
             known.connections = known.connections.saturating_sub(1);
-            known.last_seen_at = clock::wall_now();
+            known.hear();
             known.dirty = true;
         }
     }
@@ -92,6 +115,7 @@ impl Registry {
             connections: 0,
             acknowledged: server.acknowledged,
             last_seen_at: server.last_seen_at,
+            heard: BootTime::now(),
             cuts: HashMap::new(),
             dirty: false,
         });
@@ -100,7 +124,10 @@ impl Registry {
 
     /// A server has registered.
     pub fn registered(&self, server: &MetaServer) {
-        self.entry(server, |known| known.last_seen_at = server.last_seen_at);
+        self.entry(server, |known| {
+            known.last_seen_at = server.last_seen_at;
+            known.heard = BootTime::now();
+        });
     }
 
     /// A server has subscribed; `None` when it has too many subscriptions.
@@ -110,7 +137,7 @@ impl Registry {
             let admitted = known.connections < CONNECTIONS_MAX;
             if admitted {
                 known.connections += 1;
-                known.last_seen_at = clock::wall_now();
+                known.hear();
                 known.dirty = true;
             }
             admitted
@@ -121,7 +148,7 @@ impl Registry {
     /// A server has applied everything up to a revision, and cut sessions.
     pub fn acknowledge(&self, server: ServerId, revision: u64, cuts: &[(TokenId, u32)]) {
         if let Some(known) = self.known.lock().get_mut(&server) {
-            known.last_seen_at = clock::wall_now();
+            known.hear();
             if revision > known.acknowledged || !cuts.is_empty() {
                 known.acknowledged = known.acknowledged.max(revision);
                 known.dirty = true;
@@ -149,7 +176,7 @@ impl Registry {
     pub fn refresh(&self, server: MetaServer) -> Refreshed {
         let known = self.known.lock();
         let Some(known) = known.get(&server.id) else {
-            return Refreshed { server, connected: false };
+            return Refreshed { server, connected: false, heard: None };
         };
         let newer = known.last_seen_at >= server.last_seen_at;
         let acknowledged = if newer { known.acknowledged } else { server.acknowledged };
@@ -157,6 +184,7 @@ impl Registry {
         Refreshed {
             server: MetaServer { acknowledged, last_seen_at, ..server },
             connected: known.connections > 0,
+            heard: Some(known.heard),
         }
     }
 
@@ -191,18 +219,13 @@ impl Registry {
         loop {
             bell.mark_unchanged();
             let servers = metas::servers_of(store.reader().as_mut(), meta_store).await?;
-            let horizon = clock::wall_now()
-                .checked_sub(
-                    jiff::SignedDuration::try_from(limits::ADMIN_GRACE).unwrap_or_default(),
-                )
-                .unwrap_or(Timestamp::MIN);
             let mut answers = Vec::new();
             for server in servers {
                 let refreshed = self.refresh(server);
-                let server = refreshed.server;
-                if !refreshed.connected && server.last_seen_at < horizon {
+                if refreshed.is_gone() {
                     continue;
                 }
+                let server = refreshed.server;
                 if server.acknowledged >= revision {
                     answered.entry(server.id).or_insert_with(|| since.elapsed());
                 }
@@ -257,7 +280,7 @@ impl Registry {
     /// Connected servers live, also when there is nothing to acknowledge.
     pub fn note_connected(&self) {
         for known in self.known.lock().values_mut().filter(|known| known.connections > 0) {
-            known.last_seen_at = clock::wall_now();
+            known.hear();
             known.dirty = true;
         }
     }

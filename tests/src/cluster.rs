@@ -13,6 +13,7 @@ use flexfs_common::daemon::RunFile;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
+use crate::clock::FakeClock;
 use crate::mount::{Mount, mount_points};
 use crate::ports::free_address;
 use crate::postgres::Postgres;
@@ -56,6 +57,8 @@ pub struct Cluster {
     meta: Option<Daemon>,
     postgres: Option<Postgres>,
     meta_arguments: Vec<String>,
+    /// What makes admin's wall clock another one.
+    admin_clock: Vec<(String, String)>,
     /// Say everything in the logs; costs time.
     verbose: bool,
     secrets: Secrets,
@@ -68,28 +71,39 @@ impl Cluster {
     /// store; all running.
     #[must_use]
     pub fn start() -> Cluster {
-        Cluster::launch(None, &[], false)
+        Cluster::launch(None, &[], Vec::new(), false)
+    }
+
+    /// As [`Cluster::start`], admin with this wall clock.
+    #[must_use]
+    pub fn start_under(clock: &FakeClock) -> Cluster {
+        Cluster::launch(None, &[], clock.environment(), false)
     }
 
     /// As [`Cluster::start`], with logs at their most verbose.
     #[must_use]
     pub fn start_verbose() -> Cluster {
-        Cluster::launch(None, &[], true)
+        Cluster::launch(None, &[], Vec::new(), true)
     }
 
     /// As [`Cluster::start_verbose`], admin on a PostgreSQL of its own.
     #[must_use]
     pub fn start_on_postgres() -> Cluster {
-        Cluster::launch(Some(Postgres::start()), &[], true)
+        Cluster::launch(Some(Postgres::start()), &[], Vec::new(), true)
     }
 
     /// As [`Cluster::start`], with more arguments for `meta.flexfs start`.
     #[must_use]
     pub fn start_with_meta(arguments: &[&str]) -> Cluster {
-        Cluster::launch(None, arguments, false)
+        Cluster::launch(None, arguments, Vec::new(), false)
     }
 
-    fn launch(postgres: Option<Postgres>, meta_arguments: &[&str], verbose: bool) -> Cluster {
+    fn launch(
+        postgres: Option<Postgres>,
+        meta_arguments: &[&str],
+        admin_clock: Vec<(String, String)>,
+        verbose: bool,
+    ) -> Cluster {
         let directory = tempfile::Builder::new().prefix("flexfs-test-").tempdir().expect("a dir");
         let root = directory.path().to_owned();
         let home = root.join("home");
@@ -105,6 +119,7 @@ impl Cluster {
             meta: None,
             postgres,
             meta_arguments: meta_arguments.iter().map(ToString::to_string).collect(),
+            admin_clock,
             verbose,
             counter: AtomicU32::new(0),
             over: Arc::new(AtomicBool::new(false)),
@@ -331,6 +346,18 @@ impl Cluster {
         self.mounted(dir, creds)
     }
 
+    /// Mounts with this token, the mount with this wall clock.
+    #[track_caller]
+    pub fn mount_under(&self, clock: &FakeClock, volume: &str, token: &Token) -> Mount {
+        let (init, creds) = self.init_mount(volume, token);
+        init.ok();
+        let dir = self.new_mount_point();
+        let mut command = self.program("mount.flexfs");
+        command.envs(clock.environment()).args(["start", volume]).arg(&dir);
+        Run::of(command.arg("--credsFile").arg(&creds), COMMAND).ok();
+        self.mounted(dir, creds)
+    }
+
     /// A new, empty directory to mount on.
     ///
     /// # Panics
@@ -359,6 +386,7 @@ impl Cluster {
 
     fn start_admin(&mut self) {
         let mut command = self.program("admin.flexfs");
+        command.envs(self.admin_clock.iter().map(|(name, value)| (name, value)));
         command.args(["start", "--foreground", "--bindAddr", &self.admin_address]);
         command.args(self.verbose.then_some("--verbose"));
         if let Some(postgres) = &self.postgres {

@@ -10,6 +10,7 @@
     reason = "a test harness fails by panicking and tells why on stderr"
 )]
 
+pub mod clock;
 pub mod cluster;
 pub mod files;
 pub mod live;

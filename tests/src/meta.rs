@@ -89,7 +89,38 @@ impl Meta {
 
     /// Starts it again, on the same address.
     pub fn restart(&mut self) {
-        let mut command = self.program();
+        let command = self.program();
+        self.launch(command);
+    }
+
+    /// Starts it again as after a reboot of its host: the id of the boot is
+    /// another one, in a mount namespace of its own.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart_in_another_boot(&mut self) {
+        const SCRIPT: &str =
+            "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+        let id = self.home.join("boot_id");
+        fs::write(&id, format!("{}\n", uuid::Uuid::new_v4())).expect("the boot's id");
+        let mut command = Command::new("unshare");
+        // Root may; somebody else is it in a user namespace.
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).arg(id);
+        let program = self.program();
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.arg(program.get_program());
+        self.launch(command);
+    }
+
+    fn launch(&mut self, mut command: Command) {
         command.env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["start", "--foreground", "--bindAddr", &self.address]).args(&self.arguments);
@@ -97,6 +128,14 @@ impl Meta {
         let (run, address) = (self.home.join("meta/run"), self.address.clone());
         daemon.wait_ready("meta", || serves(&run, &address));
         self.daemon = Some(daemon);
+    }
+
+    /// Ends it with SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not run or end.
+    pub fn stop(&mut self) {
+        self.daemon.take().expect("meta runs").terminate();
     }
 
     /// kill -9.

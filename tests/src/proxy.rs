@@ -2,10 +2,12 @@
 //! test's own process.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::ports::free_address;
 
@@ -81,7 +83,9 @@ impl State {
 
 #[derive(Debug)]
 struct Shared {
-    target: String,
+    target: SocketAddrV4,
+    /// Where its connections seem to come from.
+    source: Ipv4Addr,
     over: AtomicBool,
     state: Mutex<State>,
 }
@@ -91,6 +95,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddrV4::new(self.source, 0))?;
+        connect(&socket, &self.target)?;
+        Ok(TcpStream::from(socket))
+    }
+
     /// In one with what is decided of new connections: none slips through.
     fn take(&self, client: TcpStream) -> Option<Arc<Pair>> {
         let mut state = self.state();
@@ -98,7 +109,7 @@ impl Shared {
             return None;
         }
         // A server that is not there: the client's connection ends, too.
-        let server = TcpStream::connect(&self.target).ok()?;
+        let server = self.connect().ok()?;
         // The link adds no delay of its own.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let swallowed = state.new == New::Swallow;
@@ -128,10 +139,20 @@ impl Proxy {
     /// When it cannot listen.
     #[must_use]
     pub fn start(target: &str) -> Proxy {
+        Proxy::start_as(Ipv4Addr::LOCALHOST, target)
+    }
+
+    /// As [`Proxy::start`]; to the target its connections come from another
+    /// loopback address, as those of another machine do.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    #[must_use]
+    pub fn start_as(source: Ipv4Addr, target: &str) -> Proxy {
         let address = free_address();
         let listener = TcpListener::bind(&address).expect("a free address");
-        let (target, over) = (target.to_owned(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { target, over, state: Mutex::default() });
+        let (target, over) = (target.parse().expect("host:port"), AtomicBool::new(false));
+        let shared = Arc::new(Shared { target, source, over, state: Mutex::default() });
         let accepting = Arc::clone(&shared);
         let listener = std::thread::spawn(move || accept(&listener, &accepting));
         Proxy { address, shared, listener: Some(listener) }

@@ -155,10 +155,19 @@ impl Feed {
     /// When it does not.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Feed {
+        Feed::through(cluster, cluster.meta_address())
+    }
+
+    /// As [`Feed::of`], over a proxy with this address.
+    ///
+    /// # Panics
+    /// When meta does not run.
+    #[must_use]
+    pub fn through(cluster: &Cluster, address: &str) -> Feed {
         let status = cluster.run("meta.flexfs", &["status", "-o", "json"]).json();
         let server = status["id"].as_str().and_then(|id| id.parse().ok());
         let peer = Peer {
-            address: cluster.meta_address().to_owned(),
+            address: address.to_owned(),
             name: tls::meta_name(server.expect("a server's id")),
             unreachable: Code::MetaUnreachable,
             ..admin_peer(cluster)

@@ -26,6 +26,8 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Test, Purpose::Demo],
     },
     Need { package: "postgresql", found: || postgres_bin().is_some(), purposes: &[Purpose::Test] },
+    // Clocks that jump, for tests.
+    Need { package: "libfaketime", found: has_faketime, purposes: &[Purpose::Test] },
     Need {
         package: "git",
         found: || shell::find_program("git").is_some(),
@@ -129,4 +131,10 @@ fn postgres_bin() -> Option<std::path::PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let debian = versions.map(|entry| entry.path().join("bin")).find(|d| d.join("initdb").exists());
     debian.or_else(|| shell::find_program("initdb")?.parent().map(Path::to_owned))
+}
+
+/// Below /usr/lib/ARCHITECTURE, where the tests look for it, too.
+fn has_faketime() -> bool {
+    let places = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    places.into_iter().any(|place| place.path().join("faketime/libfaketimeMT.so.1").exists())
 }

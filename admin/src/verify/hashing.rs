@@ -1,6 +1,11 @@
 //! The bounded pool for argon2id: as many at once as there are cores, a
 //! bounded line before it, and never the runtime's own unbounded pool (512
 //! threads of 19 MiB each are 9.5 GiB).
+//!
+//! Accounts take turns: of each no more stand at the head of the line than
+//! there are cores, the others wait behind their own. So an account with a few
+//! cold tokens waits for a few of another one's, not for all of them, and one
+//! that is alone has all cores.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +16,7 @@ use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
 use flexfs_common::ids::AccountId;
 use flexfs_common::{Code, Error, Result};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Who may wait for a core: at 50 ms each on two cores, some 25 s, which is
 /// as long as a call waits.
@@ -24,30 +29,52 @@ const LINE_OF_ACCOUNT_MAX: usize = LINE_MAX / 2;
 #[derive(Debug)]
 pub struct Hashing {
     settings: Argon2Settings,
+    core_count: usize,
+    // First come, first served: the head of the line.
     cores: Arc<Semaphore>,
     line: Semaphore,
-    // How many of each account stand in the line or work.
-    accounts: Arc<Mutex<HashMap<AccountId, usize>>>,
+    accounts: Accounts,
     // How often argon2id was asked for, since the start.
     runs: AtomicU64,
+}
+
+/// An entry lives while somebody of the account stands in the line or works.
+type Accounts = Arc<Mutex<HashMap<AccountId, Waiting>>>;
+
+/// Those of one account.
+#[derive(Debug)]
+struct Waiting {
+    places: usize,
+    /// Who of them may stand at the head of the line, in the order of coming.
+    turns: Arc<Semaphore>,
 }
 
 /// A place of an account in the line.
 struct Place {
     account: AccountId,
-    accounts: Arc<Mutex<HashMap<AccountId, usize>>>,
+    turns: Arc<Semaphore>,
+    accounts: Accounts,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut accounts = self.accounts.lock();
-        if let Some(count) = accounts.get_mut(&self.account) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(waiting) = accounts.get_mut(&self.account) {
+            waiting.places -= 1;
+            if waiting.places == 0 {
                 accounts.remove(&self.account);
             }
         }
     }
+}
+
+/// What somebody holds from the head of the line until the work is done.
+/// Fields are dropped in this order: who comes next in the account may need the
+/// core that this one had.
+struct Turn {
+    _core: OwnedSemaphorePermit,
+    _own: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl Hashing {
@@ -55,10 +82,15 @@ impl Hashing {
     #[must_use]
     pub fn new(settings: Argon2Settings) -> Hashing {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Hashing::with_cores(settings, cores)
+    }
+
+    fn with_cores(settings: Argon2Settings, core_count: usize) -> Hashing {
         Hashing {
             settings,
-            cores: Arc::new(Semaphore::new(cores)),
-            line: Semaphore::new(LINE_MAX + cores),
+            core_count,
+            cores: Arc::new(Semaphore::new(core_count)),
+            line: Semaphore::new(LINE_MAX + core_count),
             accounts: Arc::default(),
             runs: AtomicU64::new(0),
         }
@@ -76,19 +108,27 @@ impl Hashing {
         self.runs.load(Ordering::Relaxed)
     }
 
+    /// Does the work on a core, when it is this place's turn (`None` = the
+    /// server's own, which waits behind no account).
     async fn run<T: Send + 'static>(
         &self,
+        place: Option<Place>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _place = self.line.try_acquire().map_err(|_| Error::bare(Code::RateLimited))?;
+        let _line = self.line.try_acquire().map_err(|_| Error::bare(Code::RateLimited))?;
         self.runs.fetch_add(1, Ordering::Relaxed);
         let closed = |_| Error::bare(Code::Internal);
+        let own = match &place {
+            Some(place) => Some(Arc::clone(&place.turns).acquire_owned().await.map_err(closed)?),
+            None => None,
+        };
         let core = Arc::clone(&self.cores).acquire_owned().await.map_err(closed)?;
-        // The core stays taken until the work ends, also when the caller has
-        // gone meanwhile.
+        let turn = Turn { _core: core, _own: own, _place: place };
+        // The turn lasts until the work ends, also when the caller has gone
+        // meanwhile.
         let work = move || {
             let outcome = work();
-            drop(core);
+            drop(turn);
             outcome
         };
         tokio::task::spawn_blocking(work)
@@ -106,19 +146,23 @@ impl Hashing {
         token: &Token,
         pepper: &Pepper,
     ) -> Result<Verifier> {
-        let _place = account.map(|account| self.place(account)).transpose()?;
+        let place = account.map(|account| self.place(account)).transpose()?;
         let (token, pepper, settings) = (token.clone(), pepper.clone(), self.settings);
-        self.run(move || Verifier::derive(&token, &pepper, settings)).await
+        self.run(place, move || Verifier::derive(&token, &pepper, settings)).await
     }
 
     fn place(&self, account: AccountId) -> Result<Place> {
         let mut accounts = self.accounts.lock();
-        let count = accounts.entry(account).or_default();
-        if *count >= LINE_OF_ACCOUNT_MAX {
+        let waiting = accounts.entry(account).or_insert_with(|| Waiting {
+            places: 0,
+            turns: Arc::new(Semaphore::new(self.core_count)),
+        });
+        if waiting.places >= LINE_OF_ACCOUNT_MAX {
             return Err(Code::RateLimited.into());
         }
-        *count += 1;
-        Ok(Place { account, accounts: Arc::clone(&self.accounts) })
+        waiting.places += 1;
+        let turns = Arc::clone(&waiting.turns);
+        Ok(Place { account, turns, accounts: Arc::clone(&self.accounts) })
     }
 
     /// The slow step, for a token of this account.
@@ -146,14 +190,14 @@ impl Hashing {
         verifier: &Verifier,
         held: impl Send + 'static,
     ) -> Result<bool> {
-        let _place = self.place(account)?;
+        let place = self.place(account)?;
         let (token, verifier) = (token.clone(), verifier.clone());
         let work = move || {
             let outcome = verifier.phc_matches(&token);
             drop(held);
             outcome
         };
-        self.run(work).await
+        self.run(Some(place), work).await
     }
 }
 
@@ -162,14 +206,15 @@ impl Hashing {
 impl Hashing {
     /// Takes every core: whoever comes to the slow step waits before it.
     pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let all = u32::try_from(all).unwrap();
+        let all = u32::try_from(self.core_count).unwrap();
         Arc::clone(&self.cores).acquire_many_owned(all).await.unwrap()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -183,5 +228,69 @@ mod tests {
         drop(places);
         assert!(hashing.place(greedy).is_ok());
         assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+    }
+
+    /// Who got a core, in the order of getting it, when these came one after
+    /// the other while all cores were busy.
+    async fn served(hashing: &Hashing, coming: &[AccountId]) -> Vec<(AccountId, usize)> {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let held = hashing.hold().await;
+        let mut waiting: Vec<_> = coming
+            .iter()
+            .enumerate()
+            .map(|(number, account)| {
+                let (order, account) = (Arc::clone(&order), *account);
+                let work = move || {
+                    order.lock().push((account, number));
+                    Ok(())
+                };
+                Box::pin(hashing.run(Some(hashing.place(account).unwrap()), work))
+            })
+            .collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        drop(held);
+        for outcome in futures::future::join_all(waiting).await {
+            outcome.unwrap();
+        }
+        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+        Arc::into_inner(order).unwrap().into_inner()
+    }
+
+    #[tokio::test]
+    async fn accounts_take_turns_and_each_keeps_the_order_of_coming() {
+        let (many, few) = (AccountId::random(), AccountId::random());
+        // With one core the order of getting it is the order of the work.
+        let hashing = Hashing::with_cores(Argon2Settings::default(), 1);
+        let coming = [[many; 40].as_slice(), &[few; 5]].concat();
+        let order = served(&hashing, &coming).await;
+        let place = |account, n: usize| {
+            let own = order.iter().enumerate().filter(|(_, served)| served.0 == account);
+            own.map(|(place, _)| place).nth(n).unwrap()
+        };
+        for n in 0..5 {
+            assert!(place(few, n) <= 2 * n + 1, "{n} of the few came {}th", place(few, n));
+        }
+        for account in [many, few] {
+            let own: Vec<_> = order.iter().filter(|served| served.0 == account).collect();
+            assert!(own.is_sorted_by_key(|served| served.1), "in the order of coming");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_the_turn_to_the_next() {
+        let account = AccountId::random();
+        let hashing = Hashing::with_cores(Argon2Settings::default(), 1);
+        let held = hashing.hold().await;
+        let wait = || Box::pin(hashing.run(Some(hashing.place(account).unwrap()), || Ok(())));
+        let (mut first, mut second, mut third) = (wait(), wait(), wait());
+        for one in [&mut first, &mut second, &mut third] {
+            assert!(one.now_or_never().is_none());
+        }
+        drop(first);
+        drop(second);
+        drop(held);
+        third.await.unwrap();
+        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+        assert_eq!(hashing.cores.available_permits(), 1);
     }
 }

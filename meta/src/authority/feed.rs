@@ -66,6 +66,7 @@ async fn resume(
 /// Follows the feed until the server ends.
 pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Position, Acks)>) {
     let mut wait = BACKOFF.0;
+    let mut told = None;
     loop {
         let outcome = tokio::select! {
             () = service.stop.cancelled() => return,
@@ -81,8 +82,10 @@ pub async fn follow(service: Arc<Service>, data: DataDir, mut known: Option<(Pos
                 continue;
             }
             service.note_failure(&error);
-            // Once per outage: it may last for hours.
-            if was_live {
+            // Once per outage and reason: it may last for hours, and begin
+            // with a connection that ends and go on with a clock that is wrong.
+            if was_live || told != Some(error.code()) {
+                told = Some(error.code());
                 tracing::warn!(error = %error.with_causes(), "the feed of admin is away");
             } else {
                 tracing::debug!(error = %error.with_causes(), "the feed of admin is still away");
