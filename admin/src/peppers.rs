@@ -12,6 +12,7 @@
 //! start gives it its name, if nobody else has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Pepper, Verifier};
@@ -26,6 +27,9 @@ mod switch;
 
 use files::Files;
 pub use switch::{Switch, Switched, drop_pepper};
+
+/// How often a server looks whether its pepper is still the one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// All that tags are compared with.
 #[derive(Clone, Debug)]
@@ -137,6 +141,22 @@ impl Peppers {
     pub fn tag_matches(&self, token: &Token, verifier: &Verifier) -> bool {
         let own = self.earlier.get(&verifier.pepper_id).unwrap_or(&self.current);
         verifier.tag_matches(token, own)
+    }
+
+    /// Ends when the database is used with another pepper: somebody changed it
+    /// without knowing of this server, which must make no more tags.
+    pub async fn superseded(&self, store: &Store) -> Error {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            // What cannot be read now is read the next time.
+            let Ok(Some(known)) = stored::current(store.reader().as_mut()).await else { continue };
+            if !known.is(&self.current) {
+                return Error::new(
+                    Code::PepperMismatch,
+                    format!("the pepper was changed to {} while this admin ran", known.id),
+                );
+            }
+        }
     }
 
     /// Which peppers other than the current one are here or needed, and by how

@@ -283,6 +283,25 @@ fn a_lost_pepper_is_replaced_and_no_token_with_it() {
     mount.stop();
 }
 
+/// From another home over the same database, where no lock tells of it.
+#[test]
+fn an_admin_whose_pepper_was_changed_behind_its_back_ends() {
+    let cluster = Cluster::start();
+    let home = cluster.root().join("elsewhere");
+    fs::create_dir_all(home.join("admin")).unwrap();
+    fs::copy(cluster.home().join("admin/pepper"), home.join("admin/pepper")).unwrap();
+    let db = format!("sqlite:{}", cluster.home().join("admin/flexfs.db").display());
+    let mut recover = cluster.program("admin.flexfs");
+    recover.env("FLEXFS_HOME", &home).args(["recover", "--newPepper", "--db", &db]);
+    Run::of(&mut recover, COMMAND).ok();
+    wait_until("admin ends", NOTICED, || {
+        let status = cluster.run("admin.flexfs", &["status"]);
+        status.code == 7 && status.stderr.contains("DAEMON_NOT_RUNNING")
+    });
+    let log = fs::read_to_string(cluster.log("admin")).unwrap();
+    assert!(log.contains("PEPPER_MISMATCH"), "{log}");
+}
+
 /// kill -9 at random instants of the command.
 #[test]
 fn a_killed_change_of_the_pepper_locks_nobody_out() {

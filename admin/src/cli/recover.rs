@@ -23,7 +23,9 @@ pub(super) fn run(args: RecoverArgs) -> Result<()> {
             let store = Store::open(&settings.db).await?;
             drop_pepper(&settings.home, &store, &id).await?;
             store.close().await;
-            output::line(&format!("the pepper {id} is gone"));
+            output::line(&format!(
+                "the pepper {id} is gone; a running admin forgets it when it ends"
+            ));
             Ok(())
         } else {
             new_token(&settings).await

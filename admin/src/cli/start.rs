@@ -71,7 +71,8 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
         tracing::info!(path = %bootstrap::token_path(&home).display(), "the system token is here");
     }
     let registry = Arc::new(Registry::default());
-    let service = Arc::new(Service::new(store.clone(), verify, Arc::clone(&ca), registry));
+    let service =
+        Arc::new(Service::new(store.clone(), Arc::clone(&verify), Arc::clone(&ca), registry));
     let stop = CancellationToken::new();
     let follow = tokio::spawn(poll::follow(store.clone(), stop.clone()));
     let known = tokio::spawn(poll::load_known(store.clone(), stop.clone()));
@@ -89,7 +90,10 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     daemon::ready()?;
     // Only systemd listens, if anybody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    daemon::termination().await?;
+    let outcome = tokio::select! {
+        outcome = daemon::termination() => outcome,
+        error = verify.peppers().superseded(&store) => Err(error),
+    };
     tracing::info!("admin ends");
     stop.cancel();
     for task in [serving, follow, known, write_back, purge] {
@@ -98,7 +102,7 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     }
     store.close().await;
     drop(run_file);
-    Ok(())
+    outcome
 }
 
 fn read_text(path: &std::path::Path) -> Result<String> {

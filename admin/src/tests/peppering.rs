@@ -353,6 +353,26 @@ async fn a_replica_needs_the_same_peppers_and_a_switch_needs_silence() {
     replica().await.unwrap();
 }
 
+/// A server that nobody knew of (its home is another) ends by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_notices_that_its_pepper_is_no_longer_the_one() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    let peppers = admin.service.verifier().peppers().clone();
+    let watching = {
+        let store = admin.store.clone();
+        tokio::spawn(async move { peppers.superseded(&store).await })
+    };
+    let switched = switch(&site).await;
+    let error = tokio::time::timeout(Duration::from_secs(60), watching).await.unwrap().unwrap();
+    assert_eq!(error.code(), Code::PepperMismatch);
+    assert!(error.message().contains(&switched.new), "{}", error.message());
+    // The one that has it goes on.
+    let peppers = open(&site).await.unwrap();
+    let goes_on = tokio::time::timeout(Duration::from_secs(3), peppers.superseded(&admin.store));
+    assert!(goes_on.await.is_err());
+}
+
 /// Whoever writes into the database makes no token with it: argon2id alone is
 /// asked only for peppers that files of the server call lost.
 #[tokio::test(flavor = "multi_thread")]
