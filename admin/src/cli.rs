@@ -138,6 +138,8 @@ enum Format {
     Wide,
     Json,
     Yaml,
+    /// The id of the installation's feed.
+    Id,
 }
 
 /// Runs the program with the process's arguments.

@@ -52,6 +52,15 @@ pub(crate) struct Details {
     #[serde(rename = "pepperID")]
     pepper_id: String,
     other_peppers: Vec<PepperView>,
+    replicas: Vec<ReplicaView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplicaView {
+    id: String,
+    version: String,
+    seen_revision: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +98,13 @@ impl From<v1::GetStatusReply> for Details {
                 .and_then(|at| flexfs_common::wire::timestamp_from_wire(&at).ok())
                 .map(|at| at.to_string()),
         });
+        let replicas = reply.replicas.into_iter().map(|replica| ReplicaView {
+            id: replica.id,
+            version: replica.version,
+            seen_revision: replica.seen_revision,
+        });
         Details {
+            replicas: replicas.collect(),
             version: reply.version,
             database: reply.database,
             feed_id: reply.feed_id,
@@ -115,6 +130,13 @@ pub(crate) fn status_json(view: &StatusView) {
     println!("{}", serde_json::to_string(view).unwrap_or_default());
 }
 
+/// Prints what tells this installation from another: the id of its feed.
+pub(crate) fn status_id(view: &StatusView) {
+    if let Some(details) = &view.details {
+        println!("{}", details.feed_id);
+    }
+}
+
 /// Prints the status as YAML.
 pub(crate) fn status_yaml(view: &StatusView) {
     print!("{}", serde_yaml_ng::to_string(view).unwrap_or_default());
@@ -133,6 +155,12 @@ pub(crate) fn status_table(view: &StatusView) {
     };
     println!("version      {}", details.version);
     println!("database     {}", details.database);
+    println!("replicas     {}", details.replicas.len());
+    // One is this one itself.
+    for replica in details.replicas.iter().filter(|_| details.replicas.len() > 1) {
+        let ReplicaView { id, version, seen_revision } = replica;
+        println!("  {id}  {version}  revision {seen_revision}");
+    }
     println!("feed         {} at revision {}", details.feed_id, details.feed_revision);
     println!("pepper       {}", details.pepper_id);
     for pepper in &details.other_peppers {

@@ -98,8 +98,19 @@ trait Database: Send + Sync {
     /// revision.
     async fn settled(&self, replica: Uuid, revision: u64) -> Result<()>;
     /// How many other processes were heard of lately.
-    async fn others(&self, replica: Uuid) -> Result<u64>;
+    async fn others(&self, replica: Uuid) -> Result<Vec<Replica>>;
     async fn close(&self);
+}
+
+/// An admin over a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Random, new at every start.
+    pub id: Uuid,
+    /// Of the program.
+    pub version: String,
+    /// It knows of every change up to this revision.
+    pub seen: u64,
 }
 
 /// Which database.
@@ -285,7 +296,23 @@ impl Store {
     /// # Errors
     /// `DATABASE_FAILED`.
     pub async fn other_admins(&self) -> Result<u64> {
-        self.db.others(self.replica).await
+        Ok(self.db.others(self.replica).await?.len() as u64)
+    }
+
+    /// The admins that work on the database: this one, and others as far as
+    /// they tell.
+    ///
+    /// # Errors
+    /// `DATABASE_FAILED`.
+    pub async fn replicas(&self) -> Result<Vec<Replica>> {
+        let own = Replica {
+            id: self.replica,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            seen: self.applied.latest(),
+        };
+        let mut all = vec![own];
+        all.extend(self.db.others(self.replica).await?);
+        Ok(all)
     }
 
     /// Closes all connections; open calls fail.

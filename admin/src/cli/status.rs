@@ -38,6 +38,7 @@ pub(super) fn run(format: Format) -> Result<()> {
     };
     match format {
         Format::Table | Format::Wide => output::status_table(&view),
+        Format::Id => output::status_id(&view),
         Format::Json => output::status_json(&view),
         Format::Yaml => output::status_yaml(&view),
     }

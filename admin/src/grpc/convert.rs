@@ -265,6 +265,15 @@ fn meta_server((server, connected): (MetaServer, bool)) -> v1::MetaServer {
 pub(super) fn status(status: Status) -> v1::GetStatusReply {
     let (pepper_id, other_peppers) = status.peppers.unwrap_or_default();
     v1::GetStatusReply {
+        replicas: status
+            .replicas
+            .into_iter()
+            .map(|replica| v1::Replica {
+                id: replica.id.to_string(),
+                version: replica.version,
+                seen_revision: replica.seen,
+            })
+            .collect(),
         pepper_id,
         other_peppers: other_peppers
             .into_iter()

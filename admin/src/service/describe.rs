@@ -9,7 +9,7 @@ use flexfs_proto::v1;
 use super::{Caller, Service};
 use crate::model::{Account, Grant, MetaServer, MetaStore, TokenRecord, Volume};
 use crate::peppers::Used;
-use crate::store::{accounts, feed, metas, volumes};
+use crate::store::{Replica, accounts, feed, metas, volumes};
 
 /// Where a volume is mounted from.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Status {
     pub servers: Vec<(MetaServer, bool)>,
     /// The pepper of new tags, and others; `None` for tenants.
     pub peppers: Option<(String, Vec<Used>)>,
+    /// The admins over this database, this one first; none for tenants.
+    pub replicas: Vec<Replica>,
     /// For a tenant: when a server was last heard of tells of others.
     pub for_tenant: bool,
 }
@@ -89,7 +91,8 @@ impl Service {
         let used = peppers.uses(reader.as_mut()).await?;
         let peppers = Some((peppers.current().id().to_owned(), used));
         let database = self.store.kind().name();
-        Ok(Status { database, head, servers, peppers, for_tenant: false })
+        let replicas = self.store.replicas().await?;
+        Ok(Status { database, head, servers, peppers, replicas, for_tenant: false })
     }
 
     /// Where the volume of the calling volume token is served. `volume` is
@@ -153,7 +156,7 @@ fn as_tenants_see(
         })
         .collect();
     let head = feed::Head { revision: own.count, floor: 0, ..head };
-    Status { database, head, servers, peppers: None, for_tenant: true }
+    Status { database, head, servers, peppers: None, replicas: Vec::new(), for_tenant: true }
 }
 
 /// Is this what the user calls the volume? A token of another volume is

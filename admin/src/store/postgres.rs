@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::lease::{LEASE, MARGIN};
-use super::{Database, Kind, Row, Sql, Value, WriteTransaction, failed};
+use super::{Database, Kind, Replica, Row, Sql, Value, WriteTransaction, failed};
 
 /// Connections of one admin.
 const CONNECTIONS: u32 = 16;
@@ -32,8 +32,9 @@ const RENEW: &str = "WITH gone AS (DELETE FROM replicas
 const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE id <> $1 AND seen < $2
      AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $3";
 /// Other replicas that were heard of within a span.
-const OTHERS: &str = "SELECT COUNT(*) FROM replicas WHERE id <> $1
-     AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $2";
+const OTHERS: &str = "SELECT id, version, seen FROM replicas WHERE id <> $1
+     AND renewed_at > (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint - $2
+     ORDER BY id";
 /// Within which a replica that works has told how far it is: twice its lease.
 const HEARD: Duration = Duration::from_secs(2);
 /// How often a committer looks whether the others know.
@@ -207,14 +208,20 @@ impl Database for Postgres {
             tokio::time::sleep(SETTLE_POLL).await;
         }
     }
-    async fn others(&self, replica: Uuid) -> Result<u64> {
-        let others: i64 = sqlx::query_scalar(OTHERS)
-            .bind(replica.to_string())
-            .bind(i64::try_from(HEARD.as_micros()).unwrap_or(i64::MAX))
-            .fetch_one(&self.pool)
-            .await
-            .map_err(failed)?;
-        Ok(u64::try_from(others).unwrap_or(0))
+    async fn others(&self, replica: Uuid) -> Result<Vec<Replica>> {
+        let heard = i64::try_from(HEARD.as_micros()).unwrap_or(i64::MAX);
+        let rows = self.reader().query(OTHERS, vec![Value::text(replica), heard.into()]).await?;
+        rows.into_iter()
+            .map(|row| {
+                let mut cells = row.cells();
+                let id = Uuid::parse_str(&cells.text()?);
+                Ok(Replica {
+                    id: id.map_err(|e| Error::bare(Code::DatabaseFailed).caused_by(e))?,
+                    version: cells.text()?,
+                    seen: cells.number()?,
+                })
+            })
+            .collect()
     }
     async fn close(&self) {
         // The listener holds a connection, which the pool would wait for.

@@ -13,7 +13,7 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, Row as _, TypeInfo, ValueRef};
 use uuid::Uuid;
 
-use super::{Database, Kind, Row, Sql, Value, WriteTransaction, failed};
+use super::{Database, Kind, Replica, Row, Sql, Value, WriteTransaction, failed};
 
 /// Readers at once; SQLite's readers do not wait for the writer.
 const READERS: u32 = 8;
@@ -172,8 +172,8 @@ impl Database for Sqlite {
     async fn settled(&self, _replica: Uuid, _revision: u64) -> Result<()> {
         Ok(())
     }
-    async fn others(&self, _replica: Uuid) -> Result<u64> {
-        Ok(0)
+    async fn others(&self, _replica: Uuid) -> Result<Vec<Replica>> {
+        Ok(Vec::new())
     }
     async fn close(&self) {
         self.readers.close().await;

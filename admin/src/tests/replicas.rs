@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use flexfs_auth::token::Token;
 use flexfs_proto::v1;
 use uuid::Uuid;
 
@@ -35,6 +36,28 @@ async fn what_one_admin_ended_no_other_accepts() {
         assert_eq!(used(&two, &token).await, Err(Code::TokenRevoked), "at once");
         assert_eq!(used(&one, &token).await, Err(Code::TokenRevoked));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_names_the_admins_over_the_database() {
+    let site = Site::new(Kind::Postgres);
+    let one = site.start().await;
+    let status = async |admin: &Running, token: &Token| {
+        let reply = admin.client(token).get_status(v1::GetStatusRequest {}).await;
+        reply.unwrap().into_inner().replicas
+    };
+    let alone = status(&one, &one.root).await;
+    assert_eq!(alone.len(), 1);
+    let two = site.start().await;
+    until_current(&two).await;
+    let [first, second] = &status(&one, &one.root).await[..] else { panic!("not two") };
+    assert_eq!((first.id.as_str(), second.id.is_empty()), (alone[0].id.as_str(), false));
+    assert_eq!(second.version, env!("CARGO_PKG_VERSION"));
+    // Each names itself first.
+    assert_eq!(status(&two, &two.root).await[0].id, second.id);
+    // To a tenant they are nothing.
+    let tenant = one.account("a").await;
+    assert_eq!(status(&one, &tenant.owner).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
