@@ -439,9 +439,9 @@ impl Verify {
         self.failures.forget();
     }
 
-    /// The next failure of this source is beyond its rate.
+    /// Failures of this source are beyond its rate, for longer than any test.
     pub(crate) fn exhaust(&self, from: Option<IpAddr>) {
-        while self.failures.admit(from) {}
+        self.failures.exhaust(from);
     }
 
     /// Entries: successes, failures, tokens being verified, sources of

@@ -40,6 +40,12 @@ impl FailureLimiter {
     }
 
     #[cfg(test)]
+    pub(super) fn exhaust(&self, from: Option<IpAddr>) {
+        let bucket = Bucket { left: -1e6, at: Instant::now() };
+        self.0.insert(source_key(from), Arc::new(Mutex::new(bucket)));
+    }
+
+    #[cfg(test)]
     pub(super) fn forget(&self) {
         self.0.clear();
     }
