@@ -48,9 +48,9 @@ const REQUEST_ID: &str = "flexfs-request-id";
 
 /// Takes the caller that the authentication has put there, and the message.
 fn parts<T>(request: Request<T>) -> Result<(Caller, T)> {
-    let (_, extensions, message) = request.into_parts();
+    let (_, mut extensions, message) = request.into_parts();
     // Without a caller nothing is done: no way around the authentication.
-    let caller = extensions.get::<Caller>().cloned().ok_or(Code::TokenMissing)?;
+    let caller = extensions.remove::<Caller>().ok_or(Code::TokenMissing)?;
     Ok((caller, message))
 }
 

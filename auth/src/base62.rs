@@ -32,16 +32,28 @@ pub(crate) fn encode<const N: usize>(mut bytes: [u8; N], width: usize, out: &mut
     zeroize::Zeroize::zeroize(&mut bytes);
 }
 
-/// The number that the digits spell, in `N` big-endian bytes; `None` for a
-/// foreign character or a value that does not fit.
+/// Digits taken in one step: 62^5 < 2^32.
+const GROUP: usize = 5;
+
+/// The number that the digits spell, in `N` big-endian bytes, a multiple of
+/// four; `None` for a foreign character or a value that does not fit.
+///
+/// In limbs of 32 bits: every call that shows a token pays for this.
 pub(crate) fn decode<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    const { assert!(N.is_multiple_of(4)) };
     let mut bytes = [0_u8; N];
-    for digit in digits {
-        let mut carry = u32::from(value_of(*digit)?);
-        for byte in bytes.iter_mut().rev() {
-            let part = u32::from(*byte) * 62 + carry;
-            *byte = part.to_le_bytes()[0];
-            carry = part >> 8;
+    for group in digits.chunks(GROUP) {
+        let (mut carry, mut scale) = (0_u64, 1_u64);
+        for digit in group {
+            carry = carry * 62 + u64::from(value_of(*digit)?);
+            scale *= 62;
+        }
+        for limb in bytes.rchunks_exact_mut(4) {
+            let (value, _) = limb.split_first_chunk::<4>()?;
+            // Both fit: (2^32 - 1) * 62^5 + 2^32 < 2^64.
+            let part = u64::from(u32::from_be_bytes(*value)) * scale + carry;
+            limb.copy_from_slice(part.to_be_bytes().split_at(4).1);
+            carry = part >> 32;
         }
         if carry != 0 {
             return None;
@@ -67,6 +79,12 @@ mod tests {
         assert_eq!(text([255; 4]), "4gfFC3");
         assert_eq!(decode::<4>(text([255; 4]).as_bytes()), Some([255; 4]));
         assert_eq!(decode::<4>(b"zzzzzz"), None);
+        // One more than the largest.
+        assert_eq!(decode::<4>(b"4gfFC4"), None);
+        let all = [255; 32];
+        let mut digits = String::new();
+        encode(all, 43, &mut digits);
+        assert_eq!(decode::<32>(digits.as_bytes()), Some(all));
         assert_eq!(decode::<4>(b"00000-"), None);
     }
 }

@@ -44,7 +44,7 @@ impl AuthorityService for Authority {
             service.list_placed(&caller).await
         };
         let (placed, revision) = whole(&self.service, caller, work).await?;
-        let volumes = placed.into_iter().map(convert::placed).collect();
+        let volumes = placed.iter().map(convert::placed).collect();
         Ok(Response::new(v1::ListPlacedVolumesReply { volumes, revision }))
     }
 
@@ -56,7 +56,7 @@ impl AuthorityService for Authority {
         // The most frequent call: no task of its own.
         let work = self.service.validate_volume_token(&caller, message);
         let done = reading(&self.service, &caller, work).await?;
-        Ok(Response::new(convert::validated(done)))
+        Ok(Response::new(convert::validated(&done)))
     }
 
     async fn check_tokens(

@@ -331,7 +331,7 @@ pub(super) fn registered(registered: Registered) -> v1::RegisterServerReply {
     }
 }
 
-pub(super) fn placed((volume, store): Placed) -> v1::PlacedVolume {
+pub(super) fn placed((volume, store): &Placed) -> v1::PlacedVolume {
     v1::PlacedVolume {
         id: volume.id.to_string(),
         name: volume.name.to_string(),
@@ -347,30 +347,31 @@ pub(super) fn placed((volume, store): Placed) -> v1::PlacedVolume {
         block_store: Some(v1::BlockStoreSpec {
             id: store.id.to_string(),
             kind: store.kind.to_string(),
-            location: store.location,
-            prefix: store.prefix,
-            region: store.region,
-            address: store.address,
-            credentials_name: store.credentials_name,
+            location: store.location.clone(),
+            prefix: store.prefix.clone(),
+            region: store.region.clone(),
+            address: store.address.clone(),
+            credentials_name: store.credentials_name.clone(),
         }),
     }
 }
 
-pub(super) fn validated(validated: Validated) -> v1::ValidateVolumeTokenReply {
-    let mount_path = match &validated.token.grant {
+pub(super) fn validated(validated: &Validated) -> v1::ValidateVolumeTokenReply {
+    let token = &validated.standing.token;
+    let mount_path = match &token.grant {
         Grant::Volume { mount_path, .. } => mount_path.to_string(),
         Grant::Account { .. } | Grant::Meta { .. } => String::new(),
     };
     v1::ValidateVolumeTokenReply {
-        token_id: validated.token.id.to_string(),
+        token_id: token.id.to_string(),
         secret_id: validated.secret_id.to_string(),
-        account_id: validated.token.account_id.to_string(),
-        flags: Some(validated.token.effective_flags()),
-        volume: Some(placed(validated.volume)),
+        account_id: token.account_id.to_string(),
+        flags: Some(token.effective_flags()),
+        volume: Some(placed(&validated.volume)),
         mount_path,
         valid_millis: validated.valid_millis,
         revision: validated.revision,
-        idle_millis: validated.token.idle_seconds.saturating_mul(1000),
+        idle_millis: token.idle_seconds.saturating_mul(1000),
     }
 }
 

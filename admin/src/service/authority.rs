@@ -49,11 +49,11 @@ pub type Placed = (Volume, BlockStore);
 #[derive(Clone, Debug)]
 pub struct Validated {
     /// The token.
-    pub token: TokenRecord,
+    pub standing: Arc<Standing>,
     /// The secret that matched.
     pub secret_id: SecretId,
     /// Its volume.
-    pub volume: Placed,
+    pub volume: Arc<Placed>,
     /// Milliseconds left; 0 = no end.
     pub valid_millis: u64,
     /// The feed's head before the row was read.
@@ -200,20 +200,14 @@ impl Service {
         let showing = Showing { from: peer, host: &request.host_name, store: Some(&store) };
         let verified = self.verify.verify_shown(&token, &showing).await?;
         let secret_id = verified.secret_id.ok_or(Code::TokenUnknown)?;
-        let record = verified.standing.token.clone();
-        let volume_id = record.volume_id().ok_or(Code::TokenUnknown)?;
-        let placed = self.placed_volume(volume_id).await?;
+        let standing = verified.standing;
+        let volume_id = standing.token.volume_id().ok_or(Code::TokenUnknown)?;
+        let volume = self.placed_volume(volume_id).await?;
         if !request.volume.is_empty() {
-            check_volume(&placed.0, &request.volume)?;
+            check_volume(&volume.0, &request.volume)?;
         }
-        let valid_millis = millis_left(&verified.standing, secret_id);
-        Ok(Validated {
-            token: record,
-            secret_id,
-            volume: placed.as_ref().clone(),
-            valid_millis,
-            revision,
-        })
+        let valid_millis = millis_left(&standing, secret_id);
+        Ok(Validated { standing, secret_id, volume, valid_millis, revision })
     }
 
     /// A volume with its block store: from memory, unless something of either
