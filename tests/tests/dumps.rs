@@ -21,7 +21,7 @@ use flexfs_common::daemon::RunFile;
 use flexfs_tests::Cluster;
 use flexfs_tests::ports::free_address;
 use flexfs_tests::process::{bin_dir, processes_of};
-use flexfs_tests::wait::wait_until;
+use flexfs_tests::wait::{wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Within which a program starts.
@@ -40,7 +40,7 @@ fn is_root() -> bool {
 /// A program of ours that may leave core files of any size in this directory,
 /// and whose wait status is ours to see. (No file on a mount is open here,
 /// which is why the launcher is not needed.)
-fn sacrifice(directory: &Path, command: &Command) -> Child {
+fn sacrifice(directory: &Path, command: &Command) -> Ours {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "ulimit -c unlimited && exec \"$@\"", "sh"]);
     shell.arg(command.get_program()).args(command.get_args()).current_dir(directory);
@@ -50,19 +50,32 @@ fn sacrifice(directory: &Path, command: &Command) -> Child {
             None => shell.env_remove(name),
         };
     }
-    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ours(shell.spawn().unwrap())
 }
 
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_child(child)
+/// A child that does not outlive the test, however that ends.
+struct Ours(Child);
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.try_wait();
+    }
 }
 
 /// How it ends by SIGABRT, as after a failed assertion.
-fn aborted(mut child: Child) -> ExitStatus {
-    kill_process(pid_of(&child), Signal::ABORT).unwrap();
-    let status = child.wait().unwrap();
+fn aborted(mut child: Ours) -> ExitStatus {
+    kill_process(Pid::from_child(&child.0), Signal::ABORT).unwrap();
+    let status = wait_for("the end by SIGABRT", STARTED, || child.0.try_wait().unwrap());
     assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{status}");
     status
+}
+
+/// A program of that other user that shows itself, as most do.
+fn open_program() -> Ours {
+    Ours(Command::new("sleep").arg("1000").uid(STRANGER).gid(STRANGER).spawn().unwrap())
 }
 
 fn cores(directory: &Path) -> Vec<PathBuf> {
@@ -76,9 +89,9 @@ fn abort_daemon(cluster: &Cluster, directory: &Path, words: &[&str], run: &str) 
     let child = sacrifice(directory, &command);
     let run = cluster.home().join(run);
     wait_until(words[0], STARTED, || {
-        RunFile::find(&run)
-            .unwrap()
-            .is_some_and(|info| info.pid == child.id() && TcpStream::connect(&info.address).is_ok())
+        RunFile::find(&run).unwrap().is_some_and(|info| {
+            info.pid == child.0.id() && TcpStream::connect(&info.address).is_ok()
+        })
     });
     assert!(!aborted(child).core_dumped(), "{words:?}");
 }
@@ -94,7 +107,7 @@ fn no_daemon_leaves_a_core_file() {
     let mut sleep = Command::new("sleep");
     sleep.arg("1000");
     let child = sacrifice(directory.path(), &sleep);
-    let stat = format!("/proc/{}/comm", child.id());
+    let stat = format!("/proc/{}/comm", child.0.id());
     wait_until("sleep", STARTED, || fs::read_to_string(&stat).unwrap() == "sleep\n");
     if !aborted(child).core_dumped() {
         eprintln!("skipped: no program leaves a core file on this machine");
@@ -104,12 +117,14 @@ fn no_daemon_leaves_a_core_file() {
         fs::remove_file(core).unwrap();
     }
     let (dir, file) = (cluster.new_mount_point(), creds.display().to_string());
-    let (mount, point) = (dir.display().to_string(), format!(" {} ", dir.display()));
+    let mount = dir.display().to_string();
     let mut command = cluster.program("mount.flexfs");
     command.args(["start", "work", &mount, "--credsFile", &file, "--foreground"]);
     let child = sacrifice(directory.path(), &command);
+    // Not before it serves: until then it looks at its own mount, and whoever
+    // kills it in the midst of that leaves a thread behind that waits for it.
     wait_until("the mount", STARTED, || {
-        fs::read_to_string("/proc/self/mounts").unwrap().contains(&point)
+        cluster.run("mount.flexfs", &["status", &mount]).succeeded()
     });
     assert!(!aborted(child).core_dumped(), "mount.flexfs");
     for tier in ["meta", "admin"] {
@@ -184,11 +199,7 @@ fn another_user_sees_nothing_of_a_running_deployment() {
     fs::write(&open, b"x").unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o644)).unwrap();
     assert_eq!(readable_below(cluster.home()).trim_end(), open.to_str().unwrap());
-    let mut sleep = Command::new("sleep");
-    let mut sleep = sleep.arg("1000").uid(STRANGER).gid(STRANGER).spawn().unwrap();
-    let seen = seen_by_stranger(&sleep.id().to_string());
-    sleep.kill().unwrap();
-    sleep.wait().unwrap();
+    let seen = seen_by_stranger(&open_program().0.id().to_string());
     for name in ["environ", "maps", "fd"] {
         assert!(seen.contains(&name), "{seen:?}");
     }
@@ -229,22 +240,16 @@ fn not_even_the_same_user_looks_into_a_program() {
         let mut command = Command::new(&copy);
         command.args(words).env("FLEXFS_HOME", &home).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.uid(STRANGER).gid(STRANGER).spawn().unwrap();
+        let mut child = Ours(command.uid(STRANGER).gid(STRANGER).spawn().unwrap());
         wait_until(program, STARTED, || {
-            assert_eq!(child.try_wait().unwrap(), None, "{program} has ended");
-            owner_in_proc(&child) == 0
+            assert_eq!(child.0.try_wait().unwrap(), None, "{program} has ended");
+            owner_in_proc(&child.0) == 0
         });
-        let seen = seen_by_stranger(&child.id().to_string());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let seen = seen_by_stranger(&child.0.id().to_string());
+        drop(child);
         assert_eq!(seen, Vec::<&str>::new(), "{program}");
         fs::remove_file(copy).unwrap();
     }
     // The control: another program of that user is theirs.
-    let mut sleep = Command::new("sleep");
-    let mut sleep = sleep.arg("1000").uid(STRANGER).gid(STRANGER).spawn().unwrap();
-    let owner = owner_in_proc(&sleep);
-    sleep.kill().unwrap();
-    sleep.wait().unwrap();
-    assert_eq!(owner, STRANGER);
+    assert_eq!(owner_in_proc(&open_program().0), STRANGER);
 }
