@@ -769,7 +769,7 @@ async fn a_wrong_secret_leaves_nothing_behind_but_counts() {
     let before = dump(&admin, &["audit"]).await;
     let records = audit::after(admin.store.reader().as_mut(), 0).await.unwrap().len();
     let (wrong, wrong_claim) = (again(&token), again(&claim));
-    for _ in 0..10 {
+    for _ in 0..30 {
         let describe = v1::DescribeMountRequest { volume: "v".into() };
         for stranger in [&wrong, &wrong_claim] {
             let mut client = admin.client(stranger);
@@ -784,11 +784,14 @@ async fn a_wrong_secret_leaves_nothing_behind_but_counts() {
     verifier.flush_used().await.unwrap();
     verifier.flush_refused().await.unwrap();
     assert_eq!(dump(&admin, &["audit"]).await, before);
-    // Sixty refusals; as many rows as batches of a second had ids and codes.
+    // Two of the calls of each round come to the secret: sixty refusals. As
+    // many rows as batches of a second had ids and codes, and they count all.
     let after = audit::after(admin.store.reader().as_mut(), 0).await.unwrap();
     let new = &after[records..];
     assert!(!new.is_empty() && new.len() < 30, "{}", new.len());
     assert!(new.iter().all(|stored| stored.record.action == "token.use"));
+    let counts = new.iter().map(|stored| stored.record.detail.split(' ').next().unwrap());
+    assert_eq!(counts.map(|count| count.parse::<usize>().unwrap()).sum::<usize>(), 60);
     // And the control: what is right leaves its traces.
     admin
         .client(&token)
