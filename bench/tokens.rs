@@ -224,34 +224,41 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
         Kind::Sqlite => [
             "INSERT INTO tokens (id, kind, account_id, volume_id, mount_path, rights, flags, \
              volumes, cidrs, notes, last4, created_at, rotated_at, revoke_reason, created_by)
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $2)
+             WITH RECURSIVE n(i) AS (SELECT $2 UNION ALL SELECT i + 1 FROM n WHERE i < $3)
              SELECT lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' ||
                     substr(hex(randomblob(2)), 2) || '-a' || substr(hex(randomblob(2)), 2) ||
                     '-' || hex(randomblob(6))), 'volume', v.account_id, v.id, '/', 'rw', '', '',
-                    '', 'filler', 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
+                    '', $4, 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
              FROM n, volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
-             SELECT 'x' || substr(t.id, 2), t.id, randomblob(32), (SELECT p.id FROM pepper p), '$argon2id$v=19', \
-                    t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
-               AND t.notes = 'filler'",
+             SELECT 'x' || substr(t.id, 2), t.id, randomblob(32),
+                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
+               AND t.notes = $2",
         ],
         Kind::Postgres => [
             "INSERT INTO tokens (id, kind, account_id, volume_id, mount_path, rights, flags, \
              volumes, cidrs, notes, last4, created_at, rotated_at, revoke_reason, created_by)
              SELECT gen_random_uuid()::text, 'volume', v.account_id, v.id, '/', 'rw', '', '', '',
-                    'filler', 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
-             FROM generate_series(1, $2) n(i), volumes v WHERE v.id = $1",
+                    $4, 'abcd', v.created_at + n.i, v.created_at + n.i, '', v.created_by
+             FROM generate_series($2, $3) n(i), volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
-             SELECT 'x' || substr(t.id, 2), t.id, decode(repeat(md5(t.id), 2), 'hex'), (SELECT p.id FROM pepper p),
-                    '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
-               AND t.notes = 'filler'",
+             SELECT 'x' || substr(t.id, 2), t.id, decode(repeat(md5(t.id), 2), 'hex'),
+                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
+               AND t.notes = $2",
         ],
     };
-    let count = Value::from(i64::try_from(tokens).unwrap());
-    let mut tx = store.begin().await.unwrap();
-    tx.sql().execute(one, vec![Value::text(volume), count]).await.unwrap();
-    tx.sql().execute(two, vec![Value::text(volume)]).await.unwrap();
-    tx.commit_quietly().await.unwrap();
+    // In parts: a statement may not take long.
+    for first in (1..=tokens).step_by(50_000) {
+        let last = tokens.min(first + 49_999);
+        let notes = format!("filler {first}");
+        let mut args = vec![Value::text(volume)];
+        args.extend([first, last].map(|n| Value::from(i64::try_from(n).unwrap())));
+        args.push(Value::text(&notes));
+        let mut tx = store.begin().await.unwrap();
+        tx.sql().execute(one, args).await.unwrap();
+        tx.sql().execute(two, vec![Value::text(volume), Value::text(&notes)]).await.unwrap();
+        tx.commit_quietly().await.unwrap();
+    }
     store.close().await;
 }
 
