@@ -232,8 +232,8 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
              FROM n, volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
              SELECT 'x' || substr(t.id, 2), t.id, randomblob(32),
-                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
-               AND t.notes = $2",
+                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd'
+             FROM tokens t WHERE t.volume_id = $1 AND t.notes = $2",
         ],
         Kind::Postgres => [
             "INSERT INTO tokens (id, kind, account_id, volume_id, mount_path, rights, flags, \
@@ -243,8 +243,8 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
              FROM generate_series($2, $3) n(i), volumes v WHERE v.id = $1",
             "INSERT INTO token_secrets (id, token_id, tag, pepper_id, phc, created_at, last4)
              SELECT 'x' || substr(t.id, 2), t.id, decode(repeat(md5(t.id), 2), 'hex'),
-                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd' FROM tokens t WHERE t.volume_id = $1
-               AND t.notes = $2",
+                    (SELECT p.id FROM pepper p), '$argon2id$v=19', t.created_at, 'abcd'
+             FROM tokens t WHERE t.volume_id = $1 AND t.notes = $2",
         ],
     };
     // In parts: a statement may not take long.

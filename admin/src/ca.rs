@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use flexfs_auth::private_file;
 use flexfs_common::ids::ServerId;
 use flexfs_common::tls::{self, Fingerprint};
@@ -32,6 +33,7 @@ pub struct Ca {
     certificate_pem: String,
     issuer: Issuer<'static, KeyPair>,
     fingerprint: Fingerprint,
+    mark_key: hmac::Key,
 }
 
 impl std::fmt::Debug for Ca {
@@ -115,14 +117,24 @@ impl Ca {
             ));
         }
         let fingerprint = Fingerprint::of(&der)?;
+        let own = hmac::Key::new(hmac::HMAC_SHA256, pair.serialized_der());
+        let mark_key = hmac::sign(&own, b"flexfs marks of revisions");
+        let mark_key = hmac::Key::new(hmac::HMAC_SHA256, mark_key.as_ref());
         let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(failed("the issuer"))?;
-        Ok(Ca { certificate_pem: certificate.to_owned(), issuer, fingerprint })
+        Ok(Ca { certificate_pem: certificate.to_owned(), issuer, fingerprint, mark_key })
     }
 
     /// SHA-256 of its public key: what `--caFingerprint` pins.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// For marks of the feed's revisions: the same at every replica, and known
+    /// to no metadata server.
+    #[must_use]
+    pub fn mark_key(&self) -> &hmac::Key {
+        &self.mark_key
     }
 
     /// admin's own certificate from `ssl/{cert,key}`, made anew when it is not

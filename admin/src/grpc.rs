@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 
 use aws_lc_rs::digest;
 use flexfs_common::{Code, Error, Kind, Result, status};
@@ -93,15 +94,21 @@ where
     outcome.map_err(|error| told.refused(service, &error))
 }
 
-/// Runs a call that changes nothing, as part of the request: it ends when the
-/// client goes away.
-async fn reading<T>(
+/// Runs a call that is mostly answered from memory: at once and here when it
+/// is, else to its end like [`whole`], because what it finds is kept.
+async fn reading<T: Send + 'static>(
     service: &Arc<Service>,
-    caller: &Caller,
-    work: impl Future<Output = Result<T>>,
+    told: Told,
+    work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T, Status> {
-    let told = Told::of(caller);
-    work.await.map_err(|error| told.refused(service, &error))
+    let mut work = Box::pin(work);
+    let outcome = match futures::poll!(&mut work) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => tokio::spawn(work)
+            .await
+            .unwrap_or_else(|e| Err(Error::bare(Code::Internal).caused_by(e))),
+    };
+    outcome.map_err(|error| told.refused(service, &error))
 }
 
 /// Who is told of a refusal.

@@ -276,6 +276,12 @@ impl Service {
         &self.store
     }
 
+    /// The authority behind all certificates.
+    #[must_use]
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
     /// Who verifies tokens.
     #[must_use]
     pub fn verifier(&self) -> &Verify {

@@ -210,8 +210,18 @@ impl Store {
         let head = feed::head(reader.as_mut()).await?;
         self.applied.begin_at(head.revision);
         while self.applied.seen() < head.revision {
-            let rows =
-                feed::rows_after(reader.as_mut(), self.applied.seen(), head.revision).await?;
+            let seen = self.applied.seen();
+            let rows = feed::rows_after(reader.as_mut(), seen, head.revision).await?;
+            // After the rows: what was removed meanwhile may be missing.
+            let floor = feed::head(reader.as_mut()).await?.floor;
+            if seen < floor {
+                // Away for longer than the history is kept: nothing is known.
+                tracing::warn!(seen, floor, "changes were missed: everything is read anew");
+                self.known.forget();
+                self.applied.missed(head.revision);
+                self.applied.advance(head.revision);
+                return self.load_known().await;
+            }
             let Some(last) = rows.last().map(|row| row.revision) else { break };
             self.enter(&rows);
             self.applied.advance(last);

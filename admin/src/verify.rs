@@ -245,7 +245,7 @@ impl Verify {
             return Err(self.failed(from));
         }
         if self.is_flood(from, token, store) {
-            return Err(self.failed(from));
+            return Err(Code::RateLimited.into());
         }
         // One at a time per token; the others find the first one's result.
         let flight = self.caches.flight(&key);

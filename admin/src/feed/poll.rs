@@ -28,6 +28,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// it succeeds.
 pub async fn load_known(store: Store, stop: CancellationToken) {
     let mut again = tokio::time::interval(POLL);
+    let mut failing = false;
     while !store.knows_tokens() {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -37,7 +38,10 @@ pub async fn load_known(store: Store, stop: CancellationToken) {
             () = stop.cancelled() => return,
             loaded = store.load_known() => loaded,
         };
-        if let Err(error) = loaded {
+        if let Err(error) = loaded
+            && !failing
+        {
+            failing = true;
             tracing::warn!(error = error.with_causes(), "the tokens' ids cannot be read yet");
         }
     }
@@ -72,8 +76,8 @@ pub async fn follow(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Writes acknowledgements, last-used times, refusals and renewed verifiers now and then, and at
-/// the end.
+/// Writes acknowledgements, last-used times, refusals and renewed verifiers now
+/// and then, and at the end.
 pub async fn write_back(service: Arc<Service>, stop: CancellationToken) {
     let (store, registry, verify) = (service.store(), service.registry(), service.verifier());
     let every = match store.kind() {

@@ -42,7 +42,7 @@ struct Subscription {
     /// Everything up to here was sent.
     sent: u64,
     /// The last revision whose mark was read, and the mark.
-    marked: (u64, u64),
+    marked: (u64, Option<u64>),
 }
 
 /// Must a subscriber drop what it knows?
@@ -118,7 +118,7 @@ async fn run(
         reports,
         feed_id: head.feed_id.clone(),
         sent: start.from_revision,
-        marked: (0, 0),
+        marked: (0, None),
     };
     subscription.begin(&start, &head).await?;
     let mut heartbeat = tokio::time::interval(limits::FEED_HEARTBEAT);
@@ -181,7 +181,7 @@ impl Subscription {
         // An older copy of the database that went on by itself.
         let other_history = continues
             && start.from_mark != 0
-            && self.mark(start.from_revision).await? != start.from_mark;
+            && self.mark(start.from_revision).await?.is_some_and(|mark| mark != start.from_mark);
         if continues && !other_history {
             return self.pump(true).await.map(drop);
         }
@@ -195,11 +195,12 @@ impl Subscription {
         self.resynchronise(head, told).await
     }
 
-    /// The mark of a revision; 0 = none.
-    async fn mark(&mut self, revision: u64) -> Result<u64> {
+    /// The mark of a revision; `None` when its row is not kept.
+    async fn mark(&mut self, revision: u64) -> Result<Option<u64>> {
         if self.marked.0 != revision {
-            let mark = feed::mark(self.service.store().reader().as_mut(), revision).await?;
-            self.marked = (revision, mark.unwrap_or(0));
+            let mut reader = self.service.store().reader();
+            let mark = feed::mark(reader.as_mut(), self.service.ca().mark_key(), revision).await?;
+            self.marked = (revision, mark);
         }
         Ok(self.marked.1)
     }
@@ -209,7 +210,7 @@ impl Subscription {
         self.feed_id.clone_from(&head.feed_id);
         self.sent = head.revision;
         self.service.registry().resynchronised(&self.server, head.revision);
-        let mark = self.mark(head.revision).await?;
+        let mark = self.mark(head.revision).await?.unwrap_or(0);
         self.send(v1::WatchEvent {
             rows: Vec::new(),
             covered_up_to: head.revision,
@@ -243,7 +244,7 @@ impl Subscription {
                 Some(last) if more => last.revision,
                 Some(_) | None => head.revision,
             };
-            let mark_of_covered = self.mark(covered).await?;
+            let mark_of_covered = self.mark(covered).await?.unwrap_or(0);
             let own = self.caller.token_id();
             let concerns_us = rows.iter().any(|row| concerns(row, own));
             self.send(v1::WatchEvent {

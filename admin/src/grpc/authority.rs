@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::{convert, parts, reading, refused, whole};
+use super::{Told, convert, parts, reading, refused, whole};
 use crate::feed::stream;
 use crate::service::{Caller, Service};
 
@@ -53,9 +53,10 @@ impl AuthorityService for Authority {
         request: Request<v1::ValidateVolumeTokenRequest>,
     ) -> Result<Response<v1::ValidateVolumeTokenReply>, Status> {
         let (caller, message) = parts(request).map_err(|e| refused(&e))?;
-        // The most frequent call: no task of its own.
-        let work = self.service.validate_volume_token(&caller, message);
-        let done = reading(&self.service, &caller, work).await?;
+        // The most frequent call.
+        let (service, told) = (Arc::clone(&self.service), Told::of(&caller));
+        let work = async move { service.validate_volume_token(&caller, message).await };
+        let done = reading(&self.service, told, work).await?;
         Ok(Response::new(convert::validated(&done)))
     }
 

@@ -173,6 +173,14 @@ impl Applied {
         }
     }
 
+    /// Changes up to a revision were missed: everything has changed.
+    pub fn missed(&self, revision: u64) {
+        for slot in &self.slots {
+            slot.fetch_max(revision, Ordering::SeqCst);
+        }
+        self.latest.send_modify(|latest| *latest = (*latest).max(revision));
+    }
+
     /// Where polling goes on.
     pub(super) fn seen(&self) -> u64 {
         self.seen.load(Ordering::SeqCst)

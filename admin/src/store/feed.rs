@@ -1,6 +1,6 @@
 //! The change feed: dense revisions in commit order.
 
-use aws_lc_rs::digest;
+use aws_lc_rs::hmac;
 use flexfs_common::Result;
 use flexfs_common::name::StoreId;
 use jiff::Timestamp;
@@ -29,24 +29,25 @@ pub struct Head {
 
 /// What tells a revision from the same one of another history, as an older
 /// copy of the database has it that went on by itself: from the row and its
-/// time. `None` when the row is not kept, or there was none.
+/// time, keyed, because the row may be another tenant's. `None` when the row is not kept, or there was none.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
-pub async fn mark(sql: &mut dyn Sql, revision: u64) -> Result<Option<u64>> {
+pub async fn mark(sql: &mut dyn Sql, key: &hmac::Key, revision: u64) -> Result<Option<u64>> {
     let text = "SELECT at, kind, account_id, volume_id, token_id FROM changes WHERE revision = $1";
     let Some(row) = first(sql, text, vec![Value::unsigned(revision)]).await? else {
         return Ok(None);
     };
     let mut cells = row.cells();
-    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut hash = hmac::Context::with_key(key);
+    hash.update(b"mark");
     hash.update(&cells.int()?.to_be_bytes());
     for _ in 0..4 {
         hash.update(cells.text()?.as_bytes());
         hash.update(&[0]);
     }
     let mut mark = [0; 8];
-    mark.copy_from_slice(hash.finish().as_ref().get(..8).unwrap_or(&[0; 8]));
+    mark.copy_from_slice(hash.sign().as_ref().get(..8).unwrap_or(&[0; 8]));
     // 0 says that there is none.
     Ok(Some(u64::from_be_bytes(mark).max(1)))
 }

@@ -4,8 +4,8 @@
 //! What is not in here does not exist, as soon as [`KnownIds::is_complete`]
 //! and while this process knows of all commits (`Store::is_current`). Every
 //! creation has a row in the change feed, and enters here before its caller is
-//! answered. Ids of purged tokens stay until the next start: they only cost a
-//! look into the database.
+//! answered. Purged tokens are no longer read, and cost a look into the
+//! database until the next start.
 //!
 //! Some 35 bytes a token.
 
@@ -50,6 +50,11 @@ impl KnownIds {
         }
     }
 
+    /// Changes were missed: it is incomplete until it is read again.
+    pub fn forget(&self) {
+        self.complete.store(false, Ordering::Release);
+    }
+
     /// Reads the ids of before. To be called after changes began to be
     /// followed: what is created meanwhile comes by them.
     ///
@@ -58,13 +63,15 @@ impl KnownIds {
     pub async fn load(&self, sql: &mut dyn Sql) -> Result<()> {
         let mut after = String::new();
         loop {
-            let part = "SELECT id FROM tokens WHERE id > $1 ORDER BY id LIMIT $2";
+            let part = "SELECT id FROM tokens WHERE id > $1 AND deleted_at IS NULL
+                        ORDER BY id LIMIT $2";
             let rows = sql.query(part, vec![Value::text(&after), PART.into()]).await?;
-            let ids = rows.into_iter().map(|row| row.cells().parse());
-            let ids: Vec<TokenId> = ids.collect::<Result<_>>()?;
-            let Some(last) = ids.last() else { break };
-            after = last.to_string();
-            self.ids.write().extend(ids);
+            let texts = rows.into_iter().map(|row| row.cells().text());
+            let texts: Vec<String> = texts.collect::<Result<_>>()?;
+            let Some(last) = texts.last() else { break };
+            after.clone_from(last);
+            // One that is none can never be shown.
+            self.ids.write().extend(texts.iter().filter_map(|id| id.parse::<TokenId>().ok()));
         }
         self.complete.store(true, Ordering::Release);
         Ok(())

@@ -153,6 +153,12 @@ async fn a_revision_of_another_history_is_not_continued() {
     // The mark of one revision is not that of another.
     let before = start(from(event.covered_up_to - 1, event.mark)).await;
     assert!(before.resynchronise && before.other_history, "{before:?}");
+    // Of a row that is no longer kept nothing is known, and nothing is said.
+    let mut tx = admin.store.begin().await.unwrap();
+    feed::prune(tx.sql(), event.covered_up_to).await.unwrap();
+    tx.commit_quietly().await.unwrap();
+    let at_the_floor = start(from(event.covered_up_to, event.mark)).await;
+    assert!(!at_the_floor.resynchronise, "{at_the_floor:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,7 +42,8 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         2 => (kind, span(), span(), span())
             .prop_map(|(kind, ends, idle, begins)| Call::Create { kind, ends, idle, begins }),
-        6 => (which(), proptest::option::weighted(0.8, 1..4_u64)).prop_map(|(which, overlap)| Call::Rotate { which, overlap }),
+        6 => (which(), proptest::option::weighted(0.8, 1..4_u64))
+            .prop_map(|(which, overlap)| Call::Rotate { which, overlap }),
         1 => which().prop_map(|which| Call::RotateAgain { which }),
         2 => (which(), any::<bool>()).prop_map(|(which, force)| Call::Finish { which, force }),
         1 => which().prop_map(|which| Call::Revoke { which }),

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use flexfs_auth::token::Token;
+use flexfs_auth::token::{Token, TokenKind};
 use flexfs_proto::v1;
 use uuid::Uuid;
 
-use super::harness::{Running, Site, code, make_volume, revoke, used};
+use super::harness::{Running, Site, code, generate, make_volume, revoke, used};
 use crate::store::lease::LEASE;
-use crate::store::{Kind, Value};
+use crate::store::{Kind, Value, feed};
 use flexfs_common::Code;
 
 async fn until_current(admin: &Running) {
@@ -36,6 +36,33 @@ async fn what_one_admin_ended_no_other_accepts() {
         assert_eq!(used(&two, &token).await, Err(Code::TokenRevoked), "at once");
         assert_eq!(used(&one, &token).await, Err(Code::TokenRevoked));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_missed_pruned_history_knows_that_it_knows_nothing() {
+    let site = Site::new(Kind::Postgres);
+    let admin = site.start().await;
+    admin.stores().await;
+    let mut system = admin.system();
+    let (_, token) = make_volume(&mut system, "v").await;
+    // An admin that hears of nothing until the history is gone.
+    let behind = site.db.open().await;
+    behind.load_known().await.unwrap();
+    let read_at = behind.applied().latest();
+    assert!(!behind.applied().changed_since(&token.id(), read_at));
+    system.revoke_token(revoke("volume", token.id())).await.unwrap();
+    let (_, new) = make_volume(&mut system, "w").await;
+    let head = feed::head(admin.store.reader().as_mut()).await.unwrap().revision;
+    let mut tx = admin.store.begin().await.unwrap();
+    feed::prune(tx.sql(), head - 1).await.unwrap();
+    tx.commit_quietly().await.unwrap();
+    behind.catch_up().await.unwrap();
+    behind.renew_lease().await.unwrap();
+    assert!(behind.is_current() && behind.knows_tokens());
+    assert!(behind.applied().changed_since(&token.id(), read_at), "what it read is void");
+    assert!(behind.applied().latest() >= head);
+    assert!(behind.may_exist(new.id()), "a token made meanwhile");
+    assert!(!behind.may_exist(generate(TokenKind::Volume).id()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

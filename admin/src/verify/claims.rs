@@ -43,7 +43,7 @@ impl Verify {
         let unproven = Shown::Unproven(code.id());
         let failed = |e| (unproven, e);
         if self.is_flood(showing.from, code, None) {
-            return Err(failed(self.failed(showing.from)));
+            return Err(failed(Code::RateLimited.into()));
         }
         let revision = self.store.applied().latest();
         let mut reader = self.store.reader();
