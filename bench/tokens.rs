@@ -259,6 +259,12 @@ async fn fill(url: &DbUrl, volume: &str, tokens: u64) {
         tx.sql().execute(two, vec![Value::text(volume), Value::text(&notes)]).await.unwrap();
         tx.commit_quietly().await.unwrap();
     }
+    if store.kind() == Kind::Postgres {
+        // As it soon is by itself; meanwhile it would be measured.
+        for settled in ["VACUUM (ANALYZE) tokens", "VACUUM (ANALYZE) token_secrets", "CHECKPOINT"] {
+            store.reader().execute(settled, Vec::new()).await.unwrap();
+        }
+    }
     store.close().await;
 }
 
