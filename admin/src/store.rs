@@ -252,7 +252,8 @@ impl Store {
     /// none; asks nobody.
     #[must_use]
     pub fn may_exist(&self, id: TokenId) -> bool {
-        self.known.contains(id) || !self.known.is_complete() || !self.is_current()
+        // In this order: what was committed before it was so is in the set.
+        !self.known.is_complete() || !self.is_current() || self.known.contains(id)
     }
 
     /// May what was read before be used again, if no change of it is known?
