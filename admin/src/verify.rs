@@ -210,9 +210,7 @@ impl Verify {
             Ok(verified) => verified,
             Err(error) => {
                 self.note_refusal(showing.from, Shown::Unproven(token.id()), error.code());
-                if error.code() == Code::RateLimited {
-                    flood::pause(asked).await;
-                }
+                flood::pause(asked, error.code()).await;
                 return Err(error);
             }
         };

@@ -14,10 +14,8 @@ use crate::verify::Verify;
 
 const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Samples of each class.
-const SAMPLES: usize = 1500;
-/// And of those that are answered after a pause.
-const SAMPLES_OF_FLOOD: usize = 150;
+/// Samples of each class; refusals take 10 ms each.
+const SAMPLES: usize = 150;
 /// Of all samples, the slowest share is the machine's noise.
 const CROPPED: f64 = 0.2;
 /// A difference counts when it is certain (dudect's bound is 4.5; ours allows
@@ -77,9 +75,8 @@ fn compare(a: &[f64], b: &[f64]) -> (f64, f64) {
 /// Microseconds of each class, taken in turns; `flood` = of a source whose
 /// failures are used up.
 async fn measure(verify: &Verify, classes: &[(&str, Token)], flood: bool) -> Vec<Vec<f64>> {
-    let samples = if flood { SAMPLES_OF_FLOOD } else { SAMPLES };
-    let mut times = vec![Vec::with_capacity(samples); classes.len()];
-    for n in 0..samples * classes.len() {
+    let mut times = vec![Vec::with_capacity(SAMPLES); classes.len()];
+    for n in 0..SAMPLES * classes.len() {
         // Another order in every round.
         let index = (n + n / classes.len()) % classes.len();
         if flood {

@@ -27,9 +27,7 @@ impl Verify {
             Ok(verified) => Ok(verified),
             Err((shown, error)) => {
                 self.note_refusal(showing.from, shown, error.code());
-                if error.code() == Code::RateLimited {
-                    flood::pause(asked).await;
-                }
+                flood::pause(asked, error.code()).await;
                 Err(error)
             }
         }

@@ -2,9 +2,10 @@
 //! database, as long as memory can tell that a token is bad.
 //!
 //! A source whose failures are used up gets its next refusals from the set of
-//! known ids and from rows read lately, and all of them a fixed time after the
-//! question: how long it took says nothing of where the answer came from. What
-//! memory cannot refuse goes the whole way, so a good token is never refused.
+//! known ids and from rows read lately. What memory cannot refuse goes the whole
+//! way, so a good token is never refused. All refusals of what was not proven
+//! are answered a fixed time after the question: how long it took says nothing
+//! of where the answer came from.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use flexfs_auth::token::{Token, TokenKind};
 use flexfs_auth::verifier::Verifier;
+use flexfs_common::Code;
 use flexfs_common::ids::{TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use tokio::time::Instant;
@@ -23,8 +25,9 @@ use crate::store::tokens::Standing;
 /// Tokens that were shown with a wrong secret, at most 2 KiB each. A flood
 /// over more ids than these costs a look each.
 const ROWS: usize = 4096;
-/// When a refusal of a flood is answered, counted from the question: far above
-/// what a look into the database takes.
+/// When a refusal is answered, counted from the question: far above what a look
+/// into the database takes, so that the time does not tell whether there was a
+/// row to be read.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a token, or a claim code of it, was compared with in vain.
@@ -108,7 +111,9 @@ impl Verify {
     }
 }
 
-/// Ends when a refusal of a flood may be answered.
-pub(super) async fn pause(since: Instant) {
-    tokio::time::sleep_until(since + PAUSE).await;
+/// Ends when the refusal of what was not proven may be answered.
+pub(super) async fn pause(since: Instant, code: Code) {
+    if matches!(code, Code::TokenUnknown | Code::RateLimited) {
+        tokio::time::sleep_until(since + PAUSE).await;
+    }
 }

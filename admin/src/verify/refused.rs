@@ -22,6 +22,9 @@ pub enum Shown {
     Unproven(TokenId),
     /// The secret is one of this token, of this account.
     Proven(TokenId, AccountId),
+    /// Whatever came from a source beyond its rate: a flood has an id of its
+    /// own in each request, and would write as many rows.
+    Flood,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +38,10 @@ pub(super) struct Refused(Mutex<Counted>);
 
 impl Refused {
     pub(super) fn note(&self, from: Option<IpAddr>, shown: Shown, code: Code) {
+        let shown = match (shown, code) {
+            (Shown::Unproven(_), Code::RateLimited) => Shown::Flood,
+            (shown, _) => shown,
+        };
         let mut counted = self.0.lock();
         let key = (from, shown, code);
         if let Some(count) = counted.rows.get_mut(&key) {
@@ -58,15 +65,18 @@ impl Refused {
             .rows
             .into_iter()
             .map(|((source, shown, code), count)| {
-                let (who, account, token) = match shown {
-                    Shown::Unproven(token) => (Who::Claimed(token), None, token),
-                    Shown::Proven(token, account) => (Who::Token(token), Some(account), token),
+                let (who, account, target) = match shown {
+                    Shown::Unproven(token) => (Who::Claimed(token), None, token.to_string()),
+                    Shown::Proven(token, account) => {
+                        (Who::Token(token), Some(account), token.to_string())
+                    }
+                    Shown::Flood => (Who::Several, None, String::new()),
                 };
                 Entry {
                     who,
                     account,
                     action: action(code),
-                    target: token.to_string(),
+                    target,
                     source,
                     outcome: code.name(),
                     detail: format!("{count} times"),
