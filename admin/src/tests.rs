@@ -10,6 +10,7 @@ mod hostile;
 mod living;
 mod matrix;
 mod model;
+mod pepper_ends;
 mod peppering;
 mod placing;
 mod properties;

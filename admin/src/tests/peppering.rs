@@ -22,14 +22,14 @@ async fn prepare(site: &Site) -> (Store, Switch) {
 }
 
 /// `recover --newPepper`.
-async fn switch(site: &Site) -> Switched {
+pub(super) async fn switch(site: &Site) -> Switched {
     let (store, switch) = prepare(site).await;
     let switched = switch.run(&store).await.unwrap();
     store.close().await;
     switched
 }
 
-async fn open(site: &Site) -> Result<Peppers, Code> {
+pub(super) async fn open(site: &Site) -> Result<Peppers, Code> {
     let store = site.db.open().await;
     let peppers = Peppers::open(&site.home, &store).await.map_err(|error| error.code());
     store.close().await;
@@ -37,7 +37,7 @@ async fn open(site: &Site) -> Result<Peppers, Code> {
 }
 
 /// `recover --dropPepper`.
-async fn drop_one(site: &Site, id: &str) -> Result<(), Code> {
+pub(super) async fn drop_one(site: &Site, id: &str) -> Result<(), Code> {
     let store = site.db.open().await;
     let dropped = drop_pepper(&site.home, &store, id).await.map_err(|error| error.code());
     store.close().await;
@@ -45,7 +45,7 @@ async fn drop_one(site: &Site, id: &str) -> Result<(), Code> {
 }
 
 /// Under which pepper the newest secret of a token lies, and its string.
-async fn stored(admin: &Running, token: &Token) -> (String, String) {
+pub(super) async fn stored(admin: &Running, token: &Token) -> (String, String) {
     let sql = if token.kind() == TokenKind::Claim {
         "SELECT pepper_id, phc FROM token_claims WHERE token_id = $1"
     } else {
@@ -57,7 +57,7 @@ async fn stored(admin: &Running, token: &Token) -> (String, String) {
     (cells.text().unwrap(), cells.text().unwrap())
 }
 
-async fn set(admin: &Running, sql: &'static str, args: Vec<Value>) {
+pub(super) async fn set(admin: &Running, sql: &'static str, args: Vec<Value>) {
     let mut tx = admin.store.begin().await.unwrap();
     assert_eq!(tx.sql().execute(sql, args).await.unwrap(), 1);
     tx.commit_quietly().await.unwrap();
@@ -78,7 +78,7 @@ async fn redeem(admin: &Running, claim: &Token) -> Result<Token, Code> {
     }
 }
 
-fn lose(home: &Home) {
+pub(super) fn lose(home: &Home) {
     std::fs::remove_file(home.path("admin/pepper")).unwrap();
 }
 
@@ -403,7 +403,7 @@ async fn a_secret_written_into_the_database_is_not_believed() {
 
 /// A lost pepper, with a token and a claim code from before, and a token from
 /// after.
-async fn with_lost_pepper(site: &Site) -> (Running, Token, Token, Token) {
+pub(super) async fn with_lost_pepper(site: &Site) -> (Running, Token, Token, Token) {
     let admin = site.start().await;
     admin.stores().await;
     let tenant = admin.account("a").await;
@@ -418,7 +418,7 @@ async fn with_lost_pepper(site: &Site) -> (Running, Token, Token, Token) {
     (admin, old, claim, new)
 }
 
-fn from(number: u8) -> Option<IpAddr> {
+pub(super) fn from(number: u8) -> Option<IpAddr> {
     Some(IpAddr::from([192, 0, 2, number]))
 }
 
