@@ -69,7 +69,7 @@ async fn others(admin: &Running) -> Vec<(String, u64)> {
     status.other_peppers.into_iter().map(|pepper| (pepper.state, pepper.live_secrets)).collect()
 }
 
-async fn redeem(admin: &Running, claim: &Token) -> Result<Token, Code> {
+pub(super) async fn redeem(admin: &Running, claim: &Token) -> Result<Token, Code> {
     let token = Token::generate_for(TokenKind::Volume, claim.id()).unwrap();
     let request = v1::RedeemClaimRequest { kind: "volume".into(), token: Some(token.to_wire()) };
     match admin.client(claim).redeem_claim(request).await {

@@ -1,17 +1,19 @@
 //! Verifiers that are behind the present scheme, renewed at use: a tag under an
 //! earlier or lost pepper, or an argon2id string weaker than the settings. Only
 //! then is the secret at hand. New ones are gathered in memory and written in
-//! batches; what a crash loses is renewed at the next cold use.
+//! batches; what a crash loses is renewed at the next cold use. None is written
+//! when the database is used with another pepper than ours.
 
 use std::collections::HashMap;
 
 use flexfs_auth::token::Token;
 use flexfs_auth::verifier::Verifier;
-use flexfs_common::Result;
 use flexfs_common::ids::AccountId;
+use flexfs_common::{Code, Result};
 use parking_lot::Mutex;
 
 use super::Verify;
+use crate::peppers::Peppers;
 use crate::store::Store;
 use crate::store::peppers::{self, Whose};
 
@@ -28,36 +30,64 @@ struct Renewal {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Renewals(Mutex<HashMap<Whose, Renewal>>);
+struct Gathered {
+    renewals: HashMap<Whose, Renewal>,
+    /// Our pepper is no longer the one: nothing more is gathered.
+    is_stopped: bool,
+}
+
+impl Gathered {
+    fn note(&mut self, whose: Whose, renewal: Renewal) {
+        let has_room = self.renewals.len() < GATHERED_MAX || self.renewals.contains_key(&whose);
+        if has_room && !self.is_stopped {
+            self.renewals.insert(whose, renewal);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Renewals(Mutex<Gathered>);
 
 impl Renewals {
     fn note(&self, whose: Whose, renewal: Renewal) {
-        let mut gathered = self.0.lock();
-        if gathered.len() < GATHERED_MAX || gathered.contains_key(&whose) {
-            gathered.insert(whose, renewal);
-        }
+        self.0.lock().note(whose, renewal);
     }
 
-    async fn flush(&self, store: &Store) -> Result<()> {
-        let mut left: Vec<_> = std::mem::take(&mut *self.0.lock()).into_iter().collect();
+    fn stop(&self) {
+        let mut gathered = self.0.lock();
+        gathered.is_stopped = true;
+        gathered.renewals.clear();
+    }
+
+    async fn flush(&self, store: &Store, peppers: &Peppers) -> Result<()> {
+        let mut left: Vec<_> = std::mem::take(&mut self.0.lock().renewals).into_iter().collect();
         while !left.is_empty() {
             let part = left.len().saturating_sub(ROWS_PER_WRITE);
-            if let Err(error) = write(store, left.get(part..).unwrap_or_default()).await {
-                let mut gathered = self.0.lock();
-                for (whose, renewal) in left {
-                    // A newer one was made from what the database has.
-                    gathered.entry(whose).or_insert(renewal);
+            match write(store, peppers, left.get(part..).unwrap_or_default()).await {
+                Ok(()) => left.truncate(part),
+                Err(error) if error.code() == Code::PepperMismatch => {
+                    self.stop();
+                    return Err(error);
                 }
-                return Err(error);
+                Err(error) => {
+                    let mut gathered = self.0.lock();
+                    for (whose, renewal) in left {
+                        // A newer one was made from what the database has.
+                        if !gathered.renewals.contains_key(&whose) {
+                            gathered.note(whose, renewal);
+                        }
+                    }
+                    return Err(error);
+                }
             }
-            left.truncate(part);
         }
         Ok(())
     }
 }
 
-async fn write(store: &Store, renewals: &[(Whose, Renewal)]) -> Result<()> {
+async fn write(store: &Store, peppers: &Peppers, renewals: &[(Whose, Renewal)]) -> Result<()> {
     let mut tx = store.begin().await?;
+    peppers.require_current(tx.sql()).await?;
     for (whose, renewal) in renewals {
         // False: rotated away, purged or renewed by another server meanwhile.
         peppers::renew(tx.sql(), *whose, &renewal.old, &renewal.new).await?;
@@ -97,8 +127,15 @@ impl Verify {
     /// Writes the renewed verifiers gathered so far.
     ///
     /// # Errors
-    /// `DATABASE_FAILED`; they are written next time.
+    /// `DATABASE_FAILED`; they are written next time. `PEPPER_MISMATCH`; they
+    /// are of no use any more.
     pub async fn flush_renewed(&self) -> Result<()> {
-        self.renewals.flush(&self.store).await
+        self.renewals.flush(&self.store, &self.peppers).await
+    }
+
+    /// Forgets the renewals gathered so far and gathers no more: the pepper
+    /// was changed behind our back.
+    pub fn stop_renewing(&self) {
+        self.renewals.stop();
     }
 }
