@@ -121,9 +121,9 @@ pub fn refusal(
 pub struct Verify {
     store: Store,
     peppers: Peppers,
-    hashing: Hashing,
+    hashing: Arc<Hashing>,
     lost: LostTurns,
-    renewals: Renewals,
+    renewals: Arc<Renewals>,
     caches: Caches,
     failures: FailureLimiter,
     rows: RowsOfFailures,
@@ -142,9 +142,9 @@ impl Verify {
         Ok(Verify {
             store,
             peppers: peppers.into(),
-            hashing: Hashing::new(settings),
+            hashing: Arc::new(Hashing::new(settings)),
             lost: LostTurns::new(),
-            renewals: Renewals::default(),
+            renewals: Arc::default(),
             caches: Caches::new()?,
             failures: FailureLimiter::new(),
             rows: RowsOfFailures::new(),
@@ -379,7 +379,6 @@ impl Verify {
             },
         };
         let secret_id = secret.id;
-        self.renew(account, token, Whose::Secret(secret_id), &secret.verifier).await;
         // Read again: what happened meanwhile counts.
         let revision = self.store.applied().latest();
         let standing = tokens::standing(self.store.reader().as_mut(), token.id())
@@ -387,6 +386,7 @@ impl Verify {
             .ok_or(Code::TokenUnknown)?;
         let verified = Verified { standing: Arc::new(standing), secret_id: Some(secret_id) };
         self.caches.put(self.caches.key(token), Cached { verified: verified.clone(), revision });
+        self.renew(account, token, Whose::Secret(secret_id), &secret.verifier);
         Ok(verified)
     }
 

@@ -1,9 +1,13 @@
 //! What an earlier pepper, and a server that still has one, may no longer do.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use flexfs_auth::token::{Token, TokenKind};
 use flexfs_auth::verifier::{Argon2Settings, Pepper};
 use flexfs_common::{Code, clock, wire};
 use flexfs_proto::v1;
+use futures::FutureExt;
 
 use super::harness::{CHEAP, Running, Site, again, code, generate, make_volume, new_volume, used};
 use super::peppering::{drop_one, redeem, set, stored, switch};
@@ -11,7 +15,7 @@ use crate::bootstrap;
 use crate::peppers::Peppers;
 use crate::store::peppers as stored_peppers;
 use crate::store::{Kind, Value};
-use crate::verify::Verify;
+use crate::verify::{Showing, Verify};
 
 fn extended(token: &Token) -> v1::UpdateTokenRequest {
     let at = clock::wall_now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
@@ -184,4 +188,56 @@ async fn who_stops_renewing_forgets_what_it_gathered() {
     verify.verify(&two, None).await.unwrap();
     verify.flush_renewed().await.unwrap();
     assert_eq!((stored(&admin, &one).await, stored(&admin, &two).await), before);
+}
+
+/// With a limit that only a fault reaches.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("somebody waits for ever")
+}
+
+/// Whoever shows a token or a claim code with a weak string waits for argon2id
+/// once, not for the new string as well. (One thread: a task that is seen to
+/// stand in the line stands there.)
+#[tokio::test]
+async fn nobody_waits_for_the_renewal_of_his_verifier() {
+    let site = Site::new(Kind::Sqlite);
+    let admin = site.start().await;
+    admin.stores().await;
+    let (_, token) = make_volume(&mut admin.system(), "v").await;
+    let claim = admin.claim(&mut admin.system(), "v").await;
+    let stronger = Argon2Settings { memory_kib: 128, passes: 2, lanes: 1 };
+    for shown in [token, claim] {
+        let strong = Arc::new(Verify::new(admin.store.clone(), site.pepper(), stronger).unwrap());
+        let ask = || {
+            let (strong, shown) = (Arc::clone(&strong), shown.clone());
+            async move {
+                if shown.kind() == TokenKind::Claim {
+                    strong.verify_claim(&shown, &Showing::default()).await.unwrap()
+                } else {
+                    strong.verify(&shown, None).await.unwrap()
+                }
+            }
+        };
+        let held = strong.hashing().hold().await;
+        let asking = tokio::spawn(ask());
+        while strong.hashing().runs() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // All cores are held again as soon as the secret was compared.
+        let mut next = Box::pin(strong.hashing().hold());
+        assert!((&mut next).now_or_never().is_none());
+        drop(held);
+        soon(asking).await.unwrap();
+        let held = soon(next).await;
+        if shown.kind() != TokenKind::Claim {
+            // It is known now, whatever becomes of the renewal.
+            soon(ask()).await;
+        }
+        drop(held);
+        soon(strong.renewed()).await;
+        assert_eq!(strong.hashing().runs(), 2, "compared, and made anew");
+        strong.flush_renewed().await.unwrap();
+        let (_, phc) = stored(&admin, &shown).await;
+        assert!(phc.starts_with("$argon2id$v=19$m=128,t=2,p=1$"), "{phc}");
+    }
 }

@@ -508,8 +508,10 @@ async fn stronger_settings_renew_a_verifier_at_its_next_cold_use() {
     let wrong = strong.verify(&again(&token), None).await.unwrap_err();
     assert_eq!((wrong.code(), strong.hashing().runs()), (Code::TokenUnknown, 0));
     strong.verify(&token, None).await.unwrap();
+    strong.renewed().await;
     assert_eq!(strong.hashing().runs(), 2, "checked, and made anew");
     strong.verify_claim(&claim, &Showing::default()).await.unwrap();
+    strong.renewed().await;
     assert_eq!(stored(&admin, &token).await.1, before, "not before it is written");
     strong.flush_renewed().await.unwrap();
     for renewed in [&token, &claim] {
@@ -522,6 +524,7 @@ async fn stronger_settings_renew_a_verifier_at_its_next_cold_use() {
         let verify = verify(settings);
         verify.verify(&token, None).await.unwrap();
         assert!(verify.verify(&again(&token), None).await.is_err());
+        verify.renewed().await;
         assert_eq!(verify.hashing().runs(), 1);
         verify.flush_renewed().await.unwrap();
         assert!(stored(&admin, &token).await.1.starts_with("$argon2id$v=19$m=128,t=2,p=1$"));
