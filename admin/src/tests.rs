@@ -8,6 +8,7 @@ mod flooding;
 mod harness;
 mod hostile;
 mod living;
+mod lost_pepper;
 mod matrix;
 mod model;
 mod pepper_ends;

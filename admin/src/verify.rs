@@ -253,12 +253,14 @@ impl Verify {
         if let Some(verified) = self.cached(token, &key).await? {
             return self.placed(verified, from, store);
         }
+        let revision = self.store.applied().latest();
         let verified = match self.cold(token, showing).await {
             Ok(verified) => verified,
             Err(error) if error.code() == Code::TokenUnknown => {
                 if store.is_none() {
                     // For one meta store only it says nothing about others.
-                    self.caches.remember_failure(key, token, self.store.applied());
+                    let applied = self.store.applied();
+                    self.caches.remember_failure(key, token, applied, revision);
                 }
                 return Err(self.failed(from));
             }

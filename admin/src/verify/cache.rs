@@ -37,6 +37,7 @@ impl Cached {
 #[derive(Clone, Copy)]
 struct Failure {
     at: Instant,
+    /// Taken before the row was read.
     revision: u64,
 }
 
@@ -96,8 +97,15 @@ impl Caches {
         holds
     }
 
-    pub(super) fn remember_failure(&self, key: Key, token: &Token, applied: &Applied) {
-        let revision = applied.latest();
+    /// Keeps a failure that was told from a row read after this revision was
+    /// the newest: what came later may have made the secret good.
+    pub(super) fn remember_failure(
+        &self,
+        key: Key,
+        token: &Token,
+        applied: &Applied,
+        revision: u64,
+    ) {
         if applied.changed_since(&token.id(), revision) {
             return;
         }
