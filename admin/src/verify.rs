@@ -39,6 +39,7 @@ mod failures;
 mod flood;
 mod hashing;
 mod lost;
+mod places;
 mod refused;
 mod renewals;
 mod used;
@@ -125,7 +126,7 @@ pub struct Verify {
     lost: LostTurns,
     renewals: Arc<Renewals>,
     caches: Caches,
-    failures: FailureLimiter,
+    failures: Arc<FailureLimiter>,
     rows: RowsOfFailures,
     used: UsedLately,
     refused: Refused,
@@ -146,7 +147,7 @@ impl Verify {
             lost: LostTurns::new(),
             renewals: Arc::default(),
             caches: Caches::new()?,
-            failures: FailureLimiter::new(),
+            failures: Arc::new(FailureLimiter::new()),
             rows: RowsOfFailures::new(),
             used: UsedLately::default(),
             refused: Refused::default(),
@@ -439,6 +440,11 @@ impl Verify {
     pub(crate) fn forget_failures(&self) {
         self.caches.forget_failures();
         self.failures.forget();
+    }
+
+    /// The next use is cold again.
+    pub(crate) fn forget_successes(&self) {
+        self.caches.forget_successes();
     }
 
     /// Failures of this source are beyond its rate, for longer than any test.

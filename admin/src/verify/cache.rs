@@ -119,6 +119,11 @@ impl Caches {
     }
 
     #[cfg(test)]
+    pub(super) fn forget_successes(&self) {
+        self.successes.clear();
+    }
+
+    #[cfg(test)]
     pub(super) fn forget_failures(&self) {
         self.failures.clear();
     }
