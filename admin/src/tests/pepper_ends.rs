@@ -17,11 +17,12 @@ use crate::store::peppers as stored_peppers;
 use crate::store::{Kind, Value};
 use crate::verify::{Showing, Verify};
 
-fn extended(token: &Token) -> v1::UpdateTokenRequest {
+fn extended(account: &str, token: &Token) -> v1::UpdateTokenRequest {
     let at = clock::wall_now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
     v1::UpdateTokenRequest {
         kind: token.kind().name().to_owned(),
         id: token.id().to_string(),
+        account_id: account.to_owned(),
         expires_at: Some(v1::TimeChange { at: Some(wire::timestamp_to_wire(at)) }),
         ..Default::default()
     }
@@ -31,19 +32,24 @@ fn extended(token: &Token) -> v1::UpdateTokenRequest {
 async fn expired_then_extended(kind: Kind) {
     let site = Site::new(kind);
     let admin = site.start().await;
-    let token = admin.account("a").await.owner;
+    let tenant = admin.account("a").await;
+    let token = admin.account_token(&tenant.id, "viewer").await;
     let old = site.pepper().id().to_owned();
     admin.stop().await;
     let switched = switch(&site).await;
     let admin = site.start().await;
     // All others move: the expired one alone lies under the old pepper.
-    used(&admin, &admin.root).await.unwrap();
+    for moves in [&admin.root, &tenant.owner] {
+        used(&admin, moves).await.unwrap();
+    }
     admin.service.verifier().flush_renewed().await.unwrap();
-    assert_eq!(stored(&admin, &admin.root).await.0, switched.new);
+    for moved in [&admin.root, &tenant.owner] {
+        assert_eq!(stored(&admin, moved).await.0, switched.new);
+    }
     let expire = "UPDATE tokens SET expires_at = 1 WHERE id = $1";
     set(&admin, expire, vec![Value::text(token.id())]).await;
     assert_eq!(drop_one(&site, &old).await, Err(Code::PepperInUse));
-    admin.system().update_token(extended(&token)).await.unwrap();
+    admin.system().update_token(extended(&tenant.id, &token)).await.unwrap();
     admin.stop().await;
     let admin = site.start().await;
     used(&admin, &token).await.unwrap();

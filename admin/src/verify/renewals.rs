@@ -1,9 +1,10 @@
 //! Verifiers that are behind the present scheme, renewed at use: a tag under an
 //! earlier or lost pepper, or an argon2id string weaker than the settings. Only
 //! then is the secret at hand. A new string is made in a task of its own: whoever
-//! shows the token has waited for argon2id once already. New ones are gathered in memory and written in
-//! batches; what a crash loses is renewed at the next cold use. None is written
-//! when the database is used with another pepper than ours.
+//! shows the token has waited for argon2id once already. What is new is gathered
+//! in memory and written in batches; what a crash loses is renewed at the next
+//! cold use. Nothing is written when the database is used with another pepper
+//! than ours.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
