@@ -29,7 +29,6 @@ const LINE_OF_ACCOUNT_MAX: usize = LINE_MAX / 2;
 #[derive(Debug)]
 pub struct Hashing {
     settings: Argon2Settings,
-    core_count: usize,
     // First come, first served: the head of the line.
     cores: Arc<Semaphore>,
     line: Semaphore,
@@ -59,7 +58,6 @@ impl Hashing {
     fn with_cores(settings: Argon2Settings, core_count: usize) -> Hashing {
         Hashing {
             settings,
-            core_count,
             cores: Arc::new(Semaphore::new(core_count)),
             line: Semaphore::new(LINE_MAX + core_count),
             places: Places::new(LINE_OF_ACCOUNT_MAX, core_count),
@@ -174,7 +172,7 @@ impl Hashing {
 impl Hashing {
     /// Takes every core: whoever comes to the slow step waits before it.
     pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let all = u32::try_from(self.core_count).unwrap();
+        let all = u32::try_from(self.places.turn_count()).unwrap();
         Arc::clone(&self.cores).acquire_many_owned(all).await.unwrap()
     }
 

@@ -59,6 +59,11 @@ impl Places {
     }
 
     #[cfg(test)]
+    pub(super) fn turn_count(&self) -> usize {
+        self.turn_count
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.accounts.lock().is_empty()
     }
