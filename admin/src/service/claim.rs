@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use super::input::{self, bad};
 use super::mint::{self, token_change};
 use super::revoke::volume_of;
-use super::rotate;
 use super::tokens::ShownToken;
 use super::{Caller, Service};
 use crate::model::Claim;
@@ -106,7 +105,7 @@ impl Service {
         if !record.lives(now) {
             return Err(Code::AlreadyEnded.into());
         }
-        rotate::insert(tx.sql(), &record, &minted, &before, now).await?;
+        self.insert_secret(tx.sql(), &record, (&minted, &before), now).await?;
         let from = caller.source.map(|ip| ip.to_string()).unwrap_or_default();
         claims::redeem(tx.sql(), id, now, &from).await?;
         let volume = volume_of(tx.sql(), &record).await?;

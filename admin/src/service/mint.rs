@@ -74,6 +74,7 @@ impl Service {
         record: &TokenRecord,
         verifier: &Verifier,
     ) -> Result<()> {
+        self.verify.peppers().require_current(sql).await?;
         tokens::insert(sql, record).await?;
         let secret = SecretRecord::new(&record.last4, verifier.clone(), record.created_at);
         secrets::insert(sql, record.id, &secret).await

@@ -90,7 +90,7 @@ impl Service {
             if overlap.is_some() && live.len() >= limits::SECRETS_PER_TOKEN {
                 return Err(Code::RotationFull.into());
             }
-            insert(tx.sql(), &token, &minted, &before, now).await?;
+            self.insert_secret(tx.sql(), &token, (&minted, &before), now).await?;
             claims::remove(tx.sql(), token.id).await?;
         }
         let volume = volume_of(tx.sql(), &token).await?;
@@ -116,6 +116,24 @@ impl Service {
         };
         let settled = self.settle(wait, revision).await?;
         self.rotated(caller, &token, (revision, settled)).await
+    }
+
+    /// Writes the new secret after those before it, in the order of creation
+    /// also when clocks of several admins differ.
+    pub(super) async fn insert_secret(
+        &self,
+        sql: &mut dyn Sql,
+        token: &TokenRecord,
+        (minted, before): (&Minted, &[SecretRecord]),
+        now: Timestamp,
+    ) -> Result<()> {
+        self.verify.peppers().require_current(sql).await?;
+        let after = before
+            .last()
+            .and_then(|last| last.created_at.checked_add(SignedDuration::from_micros(1)).ok());
+        let at = after.map_or(now, |after| after.max(now));
+        let secret = SecretRecord::new(minted.token.last4(), minted.verifier.clone(), at);
+        secrets::insert(sql, token.id, &secret).await
     }
 
     /// Is this secret there already, and live?
@@ -273,23 +291,6 @@ fn for_owners(caller: &Caller, error: Error) -> Error {
 
 fn live(secrets: &[SecretRecord], now: Timestamp) -> Vec<SecretRecord> {
     secrets.iter().filter(|secret| secret.live(now)).cloned().collect()
-}
-
-/// Writes the new secret, in the order of creation also when clocks of
-/// several admins differ.
-pub(super) async fn insert(
-    sql: &mut dyn Sql,
-    token: &TokenRecord,
-    minted: &Minted,
-    before: &[SecretRecord],
-    now: Timestamp,
-) -> Result<()> {
-    let after = before
-        .last()
-        .and_then(|last| last.created_at.checked_add(SignedDuration::from_micros(1)).ok());
-    let at = after.map_or(now, |after| after.max(now));
-    let secret = SecretRecord::new(minted.token.last4(), minted.verifier.clone(), at);
-    secrets::insert(sql, token.id, &secret).await
 }
 
 async fn end(

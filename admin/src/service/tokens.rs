@@ -96,6 +96,7 @@ impl Service {
                     drop(tx);
                     return self.shown(record.id, record.created_at).await;
                 }
+                self.verify.peppers().require_current(tx.sql()).await?;
                 // Idle time counts from when it can be used.
                 let unclaimed = TokenRecord { rotated_at: *expires_at, ..record.clone() };
                 tokens::insert(tx.sql(), &unclaimed).await?;

@@ -75,7 +75,9 @@ pub async fn in_use(sql: &mut dyn Sql, id: &str) -> Result<(bool, bool)> {
 }
 
 /// How many live secrets and open claim codes lie under each pepper but one.
-/// Live is what may be accepted, now or later.
+/// Live is what may be accepted, now or later: also what is of an expired or
+/// disabled token, which an update brings back. No update moves the end of a
+/// secret or of a claim code.
 ///
 /// # Errors
 /// `DATABASE_FAILED`.
@@ -93,14 +95,12 @@ pub async fn live_under_others(
                  WHERE (s.pepper_id < $1 OR s.pepper_id > $1) AND s.retired_at IS NULL
                    AND (s.expires_at IS NULL OR s.expires_at > $2)
                    AND t.revoked_at IS NULL AND t.deleted_at IS NULL
-                   AND (t.expires_at IS NULL OR t.expires_at > $2)
                  GROUP BY s.pepper_id
                  UNION ALL
                  SELECT c.pepper_id, COUNT(*)
                  FROM token_claims c JOIN tokens t ON t.id = c.token_id
                  WHERE (c.pepper_id < $1 OR c.pepper_id > $1) AND c.redeemed_at IS NULL
                    AND c.expires_at > $2 AND t.revoked_at IS NULL AND t.deleted_at IS NULL
-                   AND (t.expires_at IS NULL OR t.expires_at > $2)
                  GROUP BY c.pepper_id) u
              GROUP BY u.pepper_id ORDER BY u.pepper_id",
             vec![Value::text(but), Value::time(now)],

@@ -37,6 +37,7 @@ impl Cached {
 #[derive(Clone, Copy)]
 struct Failure {
     at: Instant,
+    /// Taken before the row was read.
     revision: u64,
 }
 
@@ -96,8 +97,15 @@ impl Caches {
         holds
     }
 
-    pub(super) fn remember_failure(&self, key: Key, token: &Token, applied: &Applied) {
-        let revision = applied.latest();
+    /// Keeps a failure that was told from a row read after this revision was
+    /// the newest: what came later may have made the secret good.
+    pub(super) fn remember_failure(
+        &self,
+        key: Key,
+        token: &Token,
+        applied: &Applied,
+        revision: u64,
+    ) {
         if applied.changed_since(&token.id(), revision) {
             return;
         }
@@ -108,6 +116,11 @@ impl Caches {
     #[cfg(test)]
     pub(super) fn kept(&self) -> [usize; 3] {
         [self.successes.len(), self.failures.len(), self.flights.lock().len()]
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_successes(&self) {
+        self.successes.clear();
     }
 
     #[cfg(test)]

@@ -72,7 +72,7 @@ impl Verify {
             tracing::error!(token = %code.id(), "tag and argon2id string of a claim disagree");
             return Err(failed(Code::TokenUnknown.into()));
         }
-        self.renew(account, code, Whose::Claim(code.id()), &claim.verifier).await;
+        self.renew(account, code, Whose::Claim(code.id()), &claim.verifier);
         let proven = |code: Code| (Shown::Proven(standing.token.id, account), code.into());
         let now = clock::wall_now();
         // A repetition of what was done in time is still answered.

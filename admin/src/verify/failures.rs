@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use flexfs_common::limits;
@@ -69,8 +70,15 @@ impl FailureLimiter {
         bucket.left < 1.0
     }
 
+    /// Counts a failure before work that may end in one; `None` when the source
+    /// had too many.
+    pub(super) fn charge(self: &Arc<Self>, from: Option<IpAddr>) -> Option<Charge> {
+        let failures = Arc::clone(self);
+        self.admit(from).then(|| Charge { failures, from, is_spent: Arc::default() })
+    }
+
     /// Takes back what was counted before it was known to be no failure.
-    pub(super) fn refund(&self, from: Option<IpAddr>) {
+    fn refund(&self, from: Option<IpAddr>) {
         let Some(bucket) = self.0.get(&source_key(from)) else { return };
         let mut bucket = bucket.lock();
         bucket.left = (bucket.left + 1.0).min(f64::from(limits::FAILURE_BURST));
@@ -89,6 +97,35 @@ impl FailureLimiter {
         }
         bucket.left -= 1.0;
         true
+    }
+}
+
+/// A failure that was counted before it is known to be one. Dropped, it is taken
+/// back, unless work was done for it and nobody waited for the outcome.
+pub(super) struct Charge {
+    failures: Arc<FailureLimiter>,
+    from: Option<IpAddr>,
+    is_spent: Arc<AtomicBool>,
+}
+
+impl Charge {
+    /// To be called when the work begins, wherever that is.
+    pub(super) fn work_begins(&self) -> impl FnOnce() + Send + 'static {
+        let is_spent = Arc::clone(&self.is_spent);
+        move || is_spent.store(true, Ordering::SeqCst)
+    }
+
+    /// The outcome is known: a failure is counted where it is told.
+    pub(super) fn settle(self) {
+        self.is_spent.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.is_spent.load(Ordering::SeqCst) {
+            self.failures.refund(self.from);
+        }
     }
 }
 
@@ -123,6 +160,29 @@ mod tests {
         }
         let burst = (0..1000).filter(|_| limiter.admit_at(a, now)).count();
         assert_eq!(burst, limits::FAILURE_BURST as usize);
+    }
+
+    #[test]
+    fn only_work_for_nobody_stays_charged() {
+        let limiter = Arc::new(FailureLimiter::new());
+        // One is left, and none comes back while the test runs.
+        let begin = |left| {
+            let bucket = Bucket { left, at: Instant::now() + Duration::from_secs(3600) };
+            limiter.0.insert(source_key(None), Arc::new(Mutex::new(bucket)));
+        };
+        begin(1.0);
+        drop(limiter.charge(None).unwrap());
+        assert!(!limiter.is_exhausted(None), "dropped before the work began");
+        let charge = limiter.charge(None).unwrap();
+        assert!(limiter.charge(None).is_none(), "it is counted meanwhile");
+        charge.work_begins()();
+        charge.settle();
+        assert!(!limiter.is_exhausted(None), "the outcome is known");
+        begin(1.0);
+        let charge = limiter.charge(None).unwrap();
+        charge.work_begins()();
+        drop(charge);
+        assert!(limiter.is_exhausted(None), "dropped after the work began");
     }
 
     #[test]

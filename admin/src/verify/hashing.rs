@@ -7,7 +7,6 @@
 //! cold tokens waits for a few of another one's, not for all of them, and one
 //! that is alone has all cores.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,8 +14,9 @@ use flexfs_auth::token::Token;
 use flexfs_auth::verifier::{Argon2Settings, Pepper, Verifier};
 use flexfs_common::ids::AccountId;
 use flexfs_common::{Code, Error, Result};
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::places::{Place, Places};
 
 /// Who may wait for a core: at 50 ms each on two cores, some 25 s, which is
 /// as long as a call waits.
@@ -29,43 +29,12 @@ const LINE_OF_ACCOUNT_MAX: usize = LINE_MAX / 2;
 #[derive(Debug)]
 pub struct Hashing {
     settings: Argon2Settings,
-    core_count: usize,
     // First come, first served: the head of the line.
     cores: Arc<Semaphore>,
     line: Semaphore,
-    accounts: Accounts,
+    places: Places,
     // How often argon2id was asked for, since the start.
     runs: AtomicU64,
-}
-
-/// An entry lives while somebody of the account stands in the line or works.
-type Accounts = Arc<Mutex<HashMap<AccountId, Waiting>>>;
-
-/// Those of one account.
-#[derive(Debug)]
-struct Waiting {
-    places: usize,
-    /// Who of them may stand at the head of the line, in the order of coming.
-    turns: Arc<Semaphore>,
-}
-
-/// A place of an account in the line.
-struct Place {
-    account: AccountId,
-    turns: Arc<Semaphore>,
-    accounts: Accounts,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut accounts = self.accounts.lock();
-        if let Some(waiting) = accounts.get_mut(&self.account) {
-            waiting.places -= 1;
-            if waiting.places == 0 {
-                accounts.remove(&self.account);
-            }
-        }
-    }
 }
 
 /// What somebody holds from the head of the line until the work is done.
@@ -73,6 +42,7 @@ impl Drop for Place {
 /// core that this one had.
 struct Turn {
     _core: OwnedSemaphorePermit,
+    _gate: Option<OwnedSemaphorePermit>,
     _own: Option<OwnedSemaphorePermit>,
     _place: Option<Place>,
 }
@@ -88,10 +58,9 @@ impl Hashing {
     fn with_cores(settings: Argon2Settings, core_count: usize) -> Hashing {
         Hashing {
             settings,
-            core_count,
             cores: Arc::new(Semaphore::new(core_count)),
             line: Semaphore::new(LINE_MAX + core_count),
-            accounts: Arc::default(),
+            places: Places::new(LINE_OF_ACCOUNT_MAX, core_count),
             runs: AtomicU64::new(0),
         }
     }
@@ -109,21 +78,27 @@ impl Hashing {
     }
 
     /// Does the work on a core, when it is this place's turn (`None` = the
-    /// server's own, which waits behind no account).
+    /// server's own, which waits behind no account) and then the gate's, if
+    /// there is one: nobody holds a turn of the gate who waits for his own.
     async fn run<T: Send + 'static>(
         &self,
         place: Option<Place>,
+        gate: Option<&Arc<Semaphore>>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _line = self.line.try_acquire().map_err(|_| Error::bare(Code::RateLimited))?;
         self.runs.fetch_add(1, Ordering::Relaxed);
         let closed = |_| Error::bare(Code::Internal);
         let own = match &place {
-            Some(place) => Some(Arc::clone(&place.turns).acquire_owned().await.map_err(closed)?),
+            Some(place) => Some(place.turn().await?),
+            None => None,
+        };
+        let gate = match gate {
+            Some(gate) => Some(Arc::clone(gate).acquire_owned().await.map_err(closed)?),
             None => None,
         };
         let core = Arc::clone(&self.cores).acquire_owned().await.map_err(closed)?;
-        let turn = Turn { _core: core, _own: own, _place: place };
+        let turn = Turn { _core: core, _gate: gate, _own: own, _place: place };
         // The turn lasts until the work ends, also when the caller has gone
         // meanwhile.
         let work = move || {
@@ -146,23 +121,9 @@ impl Hashing {
         token: &Token,
         pepper: &Pepper,
     ) -> Result<Verifier> {
-        let place = account.map(|account| self.place(account)).transpose()?;
+        let place = account.map(|account| self.places.take(account)).transpose()?;
         let (token, pepper, settings) = (token.clone(), pepper.clone(), self.settings);
-        self.run(place, move || Verifier::derive(&token, &pepper, settings)).await
-    }
-
-    fn place(&self, account: AccountId) -> Result<Place> {
-        let mut accounts = self.accounts.lock();
-        let waiting = accounts.entry(account).or_insert_with(|| Waiting {
-            places: 0,
-            turns: Arc::new(Semaphore::new(self.core_count)),
-        });
-        if waiting.places >= LINE_OF_ACCOUNT_MAX {
-            return Err(Code::RateLimited.into());
-        }
-        waiting.places += 1;
-        let turns = Arc::clone(&waiting.turns);
-        Ok(Place { account, turns, accounts: Arc::clone(&self.accounts) })
+        self.run(place, None, move || Verifier::derive(&token, &pepper, settings)).await
     }
 
     /// The slow step, for a token of this account.
@@ -175,29 +136,34 @@ impl Hashing {
         token: &Token,
         verifier: &Verifier,
     ) -> Result<bool> {
-        self.matches_holding(account, token, verifier, ()).await
+        let place = self.places.take(account)?;
+        let (token, verifier) = (token.clone(), verifier.clone());
+        self.run(Some(place), None, move || verifier.phc_matches(&token)).await
     }
 
-    /// Like [`Hashing::matches`]; what is held is let go of when the work ends,
-    /// also when the caller has gone before.
+    /// Like [`Hashing::matches`], when it is also the gate's turn. What `begin`
+    /// gives when the work begins is let go of when it ends, also when the
+    /// caller has gone before.
     ///
     /// # Errors
     /// As [`Hashing::matches`].
-    pub async fn matches_holding(
+    pub(super) async fn matches_behind<H>(
         &self,
         account: AccountId,
         token: &Token,
         verifier: &Verifier,
-        held: impl Send + 'static,
+        gate: &Arc<Semaphore>,
+        begin: impl FnOnce() -> H + Send + 'static,
     ) -> Result<bool> {
-        let place = self.place(account)?;
+        let place = self.places.take(account)?;
         let (token, verifier) = (token.clone(), verifier.clone());
         let work = move || {
+            let held = begin();
             let outcome = verifier.phc_matches(&token);
             drop(held);
             outcome
         };
-        self.run(Some(place), work).await
+        self.run(Some(place), Some(gate), work).await
     }
 }
 
@@ -206,14 +172,20 @@ impl Hashing {
 impl Hashing {
     /// Takes every core: whoever comes to the slow step waits before it.
     pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let all = u32::try_from(self.core_count).unwrap();
+        let all = u32::try_from(self.places.turn_count()).unwrap();
         Arc::clone(&self.cores).acquire_many_owned(all).await.unwrap()
+    }
+
+    /// Takes every turn of an account: its others wait behind these.
+    pub(crate) fn hold_turns_of(&self, account: AccountId) -> impl Send + use<> {
+        self.places.hold_turns(account)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -221,13 +193,14 @@ mod tests {
     fn one_account_leaves_places_for_the_others() {
         let hashing = Hashing::new(Argon2Settings::default());
         let (greedy, other) = (AccountId::random(), AccountId::random());
-        let places: Vec<_> = (0..LINE_OF_ACCOUNT_MAX).map(|_| hashing.place(greedy)).collect();
+        let places: Vec<_> =
+            (0..LINE_OF_ACCOUNT_MAX).map(|_| hashing.places.take(greedy)).collect();
         assert!(places.iter().all(Result::is_ok));
-        assert_eq!(hashing.place(greedy).err().map(|e| e.code()), Some(Code::RateLimited));
-        assert!(hashing.place(other).is_ok());
+        assert_eq!(hashing.places.take(greedy).err().map(|e| e.code()), Some(Code::RateLimited));
+        assert!(hashing.places.take(other).is_ok());
         drop(places);
-        assert!(hashing.place(greedy).is_ok());
-        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+        assert!(hashing.places.take(greedy).is_ok());
+        assert!(hashing.places.is_empty(), "nothing is left behind");
     }
 
     /// Who got a core, in the order of getting it, when these came one after
@@ -244,7 +217,7 @@ mod tests {
                     order.lock().push((account, number));
                     Ok(())
                 };
-                Box::pin(hashing.run(Some(hashing.place(account).unwrap()), work))
+                Box::pin(hashing.run(Some(hashing.places.take(account).unwrap()), None, work))
             })
             .collect();
         assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
@@ -252,7 +225,7 @@ mod tests {
         for outcome in futures::future::join_all(waiting).await {
             outcome.unwrap();
         }
-        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+        assert!(hashing.places.is_empty(), "nothing is left behind");
         Arc::into_inner(order).unwrap().into_inner()
     }
 
@@ -281,7 +254,8 @@ mod tests {
         let account = AccountId::random();
         let hashing = Hashing::with_cores(Argon2Settings::default(), 1);
         let held = hashing.hold().await;
-        let wait = || Box::pin(hashing.run(Some(hashing.place(account).unwrap()), || Ok(())));
+        let wait =
+            || Box::pin(hashing.run(Some(hashing.places.take(account).unwrap()), None, || Ok(())));
         let (mut first, mut second, mut third) = (wait(), wait(), wait());
         for one in [&mut first, &mut second, &mut third] {
             assert!(one.now_or_never().is_none());
@@ -290,7 +264,7 @@ mod tests {
         drop(second);
         drop(held);
         third.await.unwrap();
-        assert!(hashing.accounts.lock().is_empty(), "nothing is left behind");
+        assert!(hashing.places.is_empty(), "nothing is left behind");
         assert_eq!(hashing.cores.available_permits(), 1);
     }
 }
