@@ -26,6 +26,7 @@ mod permission;
 mod random;
 mod recalls;
 mod record;
+mod recovery;
 mod reflag;
 mod rights;
 mod scope;
@@ -89,6 +90,9 @@ pub struct Volume {
     sessions: SessionTable,
     scopes: Scopes,
     rights: Rights,
+    /// Over when the mount of a session that was lost at the start holds
+    /// nothing any more.
+    lost: Arc<Ticket>,
     waiters: Arc<LockWaiters>,
     syncs: Arc<SyncPump>,
     /// Sessions that ended by themselves, for the next tick.

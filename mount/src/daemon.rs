@@ -13,6 +13,7 @@ use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::caller::Requester;
 use crate::cli::{OnRevoke, StartArgs};
 use crate::control::{self, Answer, Call, ControlSocket};
 use crate::creds_file::{CredsFile, Fingerprint};
@@ -20,6 +21,7 @@ use crate::data::{DataPlane, DataSettings};
 use crate::events::{self, Notice};
 use crate::fs::FileSystem;
 use crate::fuse::{Connection, ConnectionSettings, MountSettings, Mounted};
+use crate::inode_table::ROOT;
 use crate::places::{self, RunPlaces};
 use crate::session::{MetaSession, SessionConfig, SessionEvent, SessionState};
 use crate::status::MountStatus;
@@ -241,6 +243,29 @@ async fn mount(
     Ok((live, call))
 }
 
+/// Does it answer, and is it what lies at the directory? Asked of what the
+/// kernel would ask, never of the kernel: a thread of ours that waits for the
+/// mount cannot end before it is answered, not even by SIGKILL, and keeps the
+/// connection open on which nobody answers any more.
+async fn probe(live: &Live) -> Result<()> {
+    let invalid =
+        |why: &str| Error::new(Code::MountInvalid, format!("{}: {why}", live.dir.display()));
+    let who = Requester {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        pid: std::process::id(),
+    };
+    tokio::time::timeout(PROBE, live.fs.statfs(who, ROOT))
+        .await
+        .map_err(|_| invalid("does not answer in time"))?
+        .map_err(|e| invalid("does not answer").caused_by(e))?;
+    let mounted = Arc::clone(&live.mounted);
+    match blocking(move || Ok(mounted.is_mounted())).await? {
+        true => Ok(()),
+        false => Err(invalid("is not mounted any more")),
+    }
+}
+
 /// Proves that the mount answers, and says so.
 async fn announce(
     run_file: &RunFile,
@@ -248,16 +273,7 @@ async fn announce(
     live: &Live,
     calls: mpsc::Sender<Call>,
 ) -> Result<ControlSocket> {
-    let dir = live.dir.clone();
-    let probe = blocking(move || {
-        rustix::fs::statvfs(&dir).map_err(|e| {
-            Error::new(Code::MountInvalid, format!("{}: does not answer", dir.display()))
-                .caused_by(e)
-        })
-    });
-    tokio::time::timeout(PROBE, probe)
-        .await
-        .map_err(|_| Error::new(Code::MountInvalid, "the mount does not answer in time"))??;
+    probe(live).await?;
     let socket = ControlSocket::serve(&run.socket, calls)?;
     let address = live.dir.display().to_string();
     run_file.publish(&RunInfo { pid: std::process::id(), address, no_ssl: false })?;

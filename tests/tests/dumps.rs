@@ -110,8 +110,8 @@ fn no_daemon_leaves_a_core_file() {
     let stat = format!("/proc/{}/comm", child.0.id());
     wait_until("sleep", STARTED, || fs::read_to_string(&stat).unwrap() == "sleep\n");
     if !aborted(child).core_dumped() {
-        eprintln!("skipped: no program leaves a core file on this machine");
-        return;
+        eprintln!("no program leaves a core file on this machine: what forbids it is looked at");
+        return daemons_are_shut(cluster, &creds);
     }
     for core in cores(directory.path()) {
         fs::remove_file(core).unwrap();
@@ -121,8 +121,6 @@ fn no_daemon_leaves_a_core_file() {
     let mut command = cluster.program("mount.flexfs");
     command.args(["start", "work", &mount, "--credsFile", &file, "--foreground"]);
     let child = sacrifice(directory.path(), &command);
-    // Not before it serves: until then it looks at its own mount, and whoever
-    // kills it in the midst of that leaves a thread behind that waits for it.
     wait_until("the mount", STARTED, || {
         cluster.run("mount.flexfs", &["status", &mount]).succeeded()
     });
@@ -209,6 +207,59 @@ fn another_user_sees_nothing_of_a_running_deployment() {
 /// look into it.
 fn owner_in_proc(child: &Child) -> u32 {
     fs::metadata(format!("/proc/{}/environ", child.id())).unwrap().uid()
+}
+
+/// The daemons, run by a user without any right, are not that user's in /proc:
+/// the kernel's sign that it dumps none of them.
+fn daemons_are_shut(mut cluster: Cluster, creds: &Path) {
+    if !is_root() {
+        return;
+    }
+    cluster.stop_meta();
+    cluster.stop_admin();
+    let dir = cluster.new_mount_point().display().to_string();
+    let bin = cluster.root().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let creds = creds.to_str().unwrap();
+    let bind = |address: &str| {
+        ["start", "--foreground", "--bindAddr", address].map(str::to_owned).to_vec()
+    };
+    let mount = ["start", "work", &dir, "--credsFile", creds, "--foreground", "--ownerOnly"];
+    let calls = [
+        ("admin.flexfs", bind(cluster.admin_address()), Some(cluster.admin_address())),
+        ("meta.flexfs", bind(cluster.meta_address()), Some(cluster.meta_address())),
+        // It may not be allowed to mount, but it has to ask meta before that.
+        ("mount.flexfs", mount.map(str::to_owned).to_vec(), None),
+    ];
+    for (program, ..) in &calls {
+        fs::copy(bin_dir().join(program), bin.join(program)).unwrap();
+    }
+    let owner = format!("{STRANGER}:{STRANGER}");
+    assert!(
+        Command::new("chown").args(["-R", &owner]).arg(cluster.root()).status().unwrap().success()
+    );
+    let mut running = Vec::new();
+    for (program, words, address) in calls {
+        let mut command = Command::new(bin.join(program));
+        command.args(words).env("FLEXFS_HOME", cluster.home()).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = Ours(command.uid(STRANGER).gid(STRANGER).spawn().unwrap());
+        wait_until(program, STARTED, || {
+            assert_eq!(child.0.try_wait().unwrap(), None, "{program} has ended");
+            address.is_none_or(|address| TcpStream::connect(address).is_ok())
+                && owner_in_proc(&child.0) == 0
+        });
+        running.push(child);
+    }
+}
+
+#[test]
+fn daemons_are_shut_even_to_their_own_user() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("work");
+    let (init, creds) = cluster.init_mount("work", &token);
+    init.ok();
+    daemons_are_shut(cluster, &creds);
 }
 
 #[test]

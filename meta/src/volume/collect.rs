@@ -1,6 +1,7 @@
 //! Background work, a bounded part at each tick: silent sessions, what ended
 //! sessions left, unlinked files, truncations, objects nobody needs.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
@@ -80,14 +81,31 @@ impl Volume {
     /// What ended sessions left; true when there is more.
     fn reap_sessions(&self) -> Result<bool> {
         let retention = self.settings.read().retention;
-        let left = self.with_view(|view| view.keys_of(&self.keys.all(Tag::Leftover), STEPS))?;
-        for session in left.iter().filter_map(|key| session_of(key)) {
+        let left = self.reapable_sessions()?;
+        for session in left.iter().copied() {
             self.change_alone(&mut |edit| {
                 session_end::reap(edit, session, retention)?;
                 Ok(())
             })?;
         }
         Ok(!left.is_empty())
+    }
+
+    /// A step of those that left something. Lost ones are passed over while
+    /// their mounts may still hold it: the first seconds after a start.
+    fn reapable_sessions(&self) -> Result<Vec<SessionId>> {
+        let lost_are_over = self.lost.is_over();
+        let mut left = Vec::new();
+        self.with_view(|view| {
+            view.scan(&self.keys.all(Tag::Leftover), &mut |key, value| {
+                if lost_are_over || !session_end::is_unheard(value) {
+                    left.extend(session_of(key));
+                }
+                let full = left.len() == STEPS;
+                Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })
+        })?;
+        Ok(left)
     }
 
     /// Orphans that nobody holds open; true until all have been looked at.

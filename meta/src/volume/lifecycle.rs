@@ -1,27 +1,26 @@
 //! Volumes come into service; sessions are opened, attached, renewed, ended.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flexfs_common::clock::BootTime;
 use flexfs_common::ids::{Ino, SessionId};
 use flexfs_common::name::{DentryName, SubtreePath};
-use flexfs_common::{Code, Error, Result, flags};
+use flexfs_common::{Code, Error, Result, flags, limits};
 use flexfs_proto::v1;
 use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use super::attr::attr;
 use super::edit::Edit;
-use super::keys::{Keys, Tag, id_at};
+use super::keys::Keys;
 use super::lock_wait::LockWaiters;
-use super::recalls::RecallQueue;
-use super::record::{SessionRow, Tombstone, decode};
+use super::recalls::{RecallQueue, Ticket};
+use super::record::SessionRow;
 use super::rights::Rights;
 use super::scope::Scopes;
 use super::seal::{KeyOwner, SessionSeal};
 use super::session::{Session, SessionParts};
-use super::session_end::session_of;
 use super::sync_pump::SyncPump;
 use super::table::SessionTable;
 use super::types::{
@@ -37,17 +36,18 @@ use crate::engine::Engine;
 const GENERATION_BITS: u32 = 32;
 
 /// A session that is to be live in memory.
-struct Arrived {
-    id: SessionId,
-    key: SessionKey,
+pub(super) struct Arrived {
+    pub(super) id: SessionId,
+    pub(super) key: SessionKey,
     /// Of before a restart.
-    recovered: bool,
+    pub(super) recovered: bool,
 }
 
 impl Volume {
     /// Takes the volume into service: makes the superblock and the root
     /// (root:root 0755) when it is new, raises the epoch, recovers. Sessions
-    /// whose rows cannot be opened, as under another seal, end.
+    /// whose rows cannot be opened, as under another seal, end; what they held
+    /// is let go of when their leases are over.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `FORMAT_UNSUPPORTED`.
@@ -77,6 +77,7 @@ impl Volume {
             sessions: SessionTable::default(),
             scopes: Scopes::default(),
             rights: Rights::default(),
+            lost: Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN)),
             waiters: Arc::new(LockWaiters::default()),
             ended: Mutex::default(),
             orphan_cursor: Mutex::default(),
@@ -86,73 +87,13 @@ impl Volume {
         Ok(Arc::new(volume))
     }
 
-    /// Sessions go on over a restart; their leases begin anew.
-    fn recover_sessions(&self) -> Result<()> {
-        let mut rows = Vec::new();
-        let mut opens = std::collections::HashMap::<SessionId, i64>::new();
-        self.with_view(|view| {
-            view.scan(&self.keys.all(Tag::Session), &mut |key, value| {
-                if let Some(id) = session_of(key) {
-                    rows.push((id, Bytes::copy_from_slice(value)));
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            view.scan(&self.keys.all(Tag::Tombstone), &mut |key, value| {
-                let tombstone: Tombstone = decode("tombstone", value)?;
-                let code = Code::from_name(&tombstone.code).unwrap_or(Code::SessionUnknown);
-                if let Some(id) = session_of(key) {
-                    self.sessions.remember(id, code, tombstone.at);
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            view.scan(&self.keys.all(Tag::OpenOfSession), &mut |key, _| {
-                if let Some(id) = id_at(key, 0) {
-                    *opens.entry(SessionId::from_bytes(id)).or_default() += 1;
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-        for (id, row) in rows {
-            match self.revive(id, &row) {
-                Ok(session) => {
-                    let count = opens.get(&id).copied().unwrap_or(0);
-                    session.opens.store(count, std::sync::atomic::Ordering::Release);
-                    self.rights.recovered(&session);
-                }
-                Err(error) if error.code() == Code::FlagConflict => {
-                    self.end_alone(id, Code::FlagConflict)?;
-                }
-                Err(error) => {
-                    // Everybody else's go on.
-                    let error = error.with_causes();
-                    tracing::warn!(session = %id, error, "a session is lost, its record is of no use");
-                    self.end_alone(id, Code::SessionUnknown)?;
-                    self.release_now(&[id])?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A session of before a restart.
-    fn revive(&self, id: SessionId, row: &[u8]) -> Result<Arc<Session>> {
-        let row: SessionRow = decode("session", row)?;
-        let scope: SubtreePath = row.scope.parse()?;
-        // Without its directories it would be confined to nothing.
-        if scope.components().count() != row.scope_inos.len() {
-            return Err(Error::new(Code::EngineFailed, "a damaged session record"));
-        }
-        let key = self.seal.open(&self.key_owner(id), &row.sealed_key)?;
-        self.adopt(row, Arrived { id, key, recovered: true })
-    }
-
-    fn key_owner(&self, session: SessionId) -> KeyOwner {
+    pub(super) fn key_owner(&self, session: SessionId) -> KeyOwner {
         let volume = self.settings.read().id;
         KeyOwner { volume, incarnation: self.identity.incarnation, session }
     }
 
     /// Makes a session live in memory.
-    fn adopt(&self, row: SessionRow, arrived: Arrived) -> Result<Arc<Session>> {
+    pub(super) fn adopt(&self, row: SessionRow, arrived: Arrived) -> Result<Arc<Session>> {
         let Arrived { id, key, recovered } = arrived;
         let token_flags = row.token_flags.unwrap_or_default();
         let requested = row.requested.unwrap_or_default();

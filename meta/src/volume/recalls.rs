@@ -40,6 +40,12 @@ impl Ticket {
         self.done.is_cancelled() || self.until().passed()
     }
 
+    /// As though its time had come.
+    #[cfg(test)]
+    pub(super) fn pretend_over(&self) {
+        self.done.cancel();
+    }
+
     async fn over(&self) {
         while !self.is_over() {
             tokio::select! {

@@ -91,10 +91,11 @@ struct Inner {
     /// The stamp of the latest change, by class of inode.
     changed: Vec<u64>,
     places: HashMap<Ino, Place>,
-    /// Sessions of before a restart, until they have given up everything.
-    unknown: Vec<(SessionId, Arc<Ticket>)>,
+    /// Sessions of before a restart, until they have given up everything;
+    /// `None` stands for those that were lost.
+    unknown: Vec<(Option<SessionId>, Arc<Ticket>)>,
     /// Recalls that are not over, and from whom, for answers that are repeated.
-    open: Vec<(SessionId, Arc<Ticket>)>,
+    open: Vec<(Option<SessionId>, Arc<Ticket>)>,
     /// Rights granted since the last look, and those found then.
     keepers: usize,
     distrusted: HashMap<TokenId, BootTime>,
@@ -173,7 +174,8 @@ impl Rights {
             return tickets;
         }
         inner.unknown.retain(|(_, ticket)| !ticket.is_over());
-        let others = inner.unknown.iter().filter(|(session, _)| Some(*session) != by);
+        let others =
+            inner.unknown.iter().filter(|(session, _)| session.is_none() || *session != by);
         tickets.extend(others.map(|(_, ticket)| Arc::clone(ticket)));
         if inner.places.is_empty() {
             return tickets;
@@ -204,7 +206,7 @@ impl Rights {
         }
         inner.open.retain(|(_, ticket)| !ticket.is_over());
         for (session, (queue, ticket, recalled)) in batches.0 {
-            inner.open.push((session, Arc::clone(&ticket)));
+            inner.open.push((Some(session), Arc::clone(&ticket)));
             queue.push(recalled, ticket);
         }
         tickets
@@ -215,7 +217,7 @@ impl Rights {
     pub(super) fn recall_all(&self, session: &Session) -> Option<Arc<Ticket>> {
         let queue = session.recalls.as_ref()?;
         let ticket = Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN));
-        self.inner.lock().open.push((session.id, Arc::clone(&ticket)));
+        self.inner.lock().open.push((Some(session.id), Arc::clone(&ticket)));
         queue.push(Recalled { all: true, ..Recalled::default() }, Arc::clone(&ticket));
         Some(ticket)
     }
@@ -224,15 +226,23 @@ impl Rights {
     /// every change of others waits until it has given up everything.
     pub(super) fn recovered(&self, session: &Session) {
         if let Some(ticket) = self.recall_all(session) {
-            self.inner.lock().unknown.push((session.id, ticket));
+            self.inner.lock().unknown.push((Some(session.id), ticket));
         }
+    }
+
+    /// Sessions of before a restart that are no more: nobody can be asked to
+    /// give up what they may keep, so that every change waits for this.
+    pub(super) fn lost(&self, ticket: &Arc<Ticket>) {
+        let mut inner = self.inner.lock();
+        inner.unknown.push((None, Arc::clone(ticket)));
+        inner.open.push((None, Arc::clone(ticket)));
     }
 
     /// Everything that others than this session have not given up yet.
     pub(super) fn open(&self, by: SessionId) -> Vec<Arc<Ticket>> {
         let mut inner = self.inner.lock();
         inner.open.retain(|(_, ticket)| !ticket.is_over());
-        let others = inner.open.iter().filter(|(session, _)| *session != by);
+        let others = inner.open.iter().filter(|(session, _)| *session != Some(by));
         others.map(|(_, ticket)| Arc::clone(ticket)).collect()
     }
 

@@ -14,6 +14,9 @@ use super::{inodes, locks};
 
 /// Rows of an ended session removed in one transaction.
 const ROWS_PER_STEP: usize = 512;
+/// What stands in the row of leftovers of a session whose mount may answer
+/// from what it keeps until its lease ends.
+const UNHEARD: &[u8] = b"unheard";
 
 /// Ends a session. Its code is kept only when somebody may come back to hear
 /// it.
@@ -26,6 +29,19 @@ pub(super) fn end(edit: &mut Edit<'_>, session: SessionId, code: Code) {
         edit.put(&keys.tombstone(session), &tombstone);
     }
     edit.effects.ended.push((session, code));
+}
+
+/// Ends a session that cannot be told: what it held stays until its lease is
+/// over. Written, because the next start must wait as well.
+pub(super) fn end_unheard(edit: &mut Edit<'_>, session: SessionId, code: Code) {
+    end(edit, session, code);
+    let key = edit.keys().leftover(session);
+    edit.put_raw(&key, UNHEARD);
+}
+
+/// Was it ended by [`end_unheard`]? By the value of its row of leftovers.
+pub(super) fn is_unheard(leftover: &[u8]) -> bool {
+    leftover == UNHEARD
 }
 
 /// A directory moved or went: sessions whose scope's path led through it

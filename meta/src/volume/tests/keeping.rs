@@ -43,7 +43,7 @@ fn give_up(client: &Client, ids: &[u64]) {
 }
 
 /// Starts an operation that has to wait for recalls.
-fn begin(client: &Client, body: Body) -> impl Future<Output = v1::Reply> + Send + use<> {
+pub(super) fn begin(client: &Client, body: Body) -> impl Future<Output = v1::Reply> + Send + use<> {
     let op = client.op(body);
     match client.execute(vec![op]).pop().unwrap() {
         Execution::Pending(future) => future,
@@ -51,7 +51,7 @@ fn begin(client: &Client, body: Body) -> impl Future<Output = v1::Reply> + Send 
     }
 }
 
-fn is_answered(future: &mut (impl Future<Output = v1::Reply> + Unpin)) -> bool {
+pub(super) fn is_answered(future: &mut (impl Future<Output = v1::Reply> + Unpin)) -> bool {
     let short = Duration::from_millis(30);
     runtime().block_on(async { tokio::time::timeout(short, future).await.is_ok() })
 }
@@ -68,7 +68,7 @@ fn waits_for(holder: &Client, by: &Client, body: Body) -> (v1::Recall, v1::Reply
     (recall, reply)
 }
 
-fn chmod(handle: &[u8], mode: u32) -> Body {
+pub(super) fn chmod(handle: &[u8], mode: u32) -> Body {
     Body::SetAttr(v1::SetAttr { handle: handle.to_vec(), mode: Some(mode), ..Default::default() })
 }
 

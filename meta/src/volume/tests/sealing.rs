@@ -12,10 +12,11 @@ use flexfs_proto::v1::LockKind;
 use prost::Message;
 
 use super::fixture::{Fixture, lock, new_session, on_each_engine, settings};
+use super::keeping::{begin, chmod, is_answered};
 use crate::engine::Engine;
 use crate::engine::fjall::FjallEngine;
 use crate::volume::record::{SessionRow, decode};
-use crate::volume::{SessionSeal, VolumeSettings};
+use crate::volume::{Execution, SessionSeal, VolumeSettings};
 
 /// How often these bytes stand in the files of a directory.
 fn count(dir: &Path, needle: &[u8]) -> usize {
@@ -81,15 +82,60 @@ fn under_another_seal_sessions_are_over_and_the_volume_is_served() {
         assert_eq!(again.volume.session_key(client.id).unwrap_err().code(), Code::SessionUnknown);
         assert_eq!(again.volume.attach(client.id).unwrap_err().code(), Code::SessionUnknown);
         assert!(again.volume.sessions().is_empty());
-        // What it held is free at once, and its handles open nothing.
+        // Its handles open nothing, and what it held is free when its lease
+        // is over: until then its mount may not know.
         let next = again.client();
         let theirs = next.lookup(&next.root, "f").unwrap().handle;
-        next.set_lock(&theirs, lock(LockKind::Write, 1, 0, 9)).unwrap();
         assert_eq!(next.getattr(&file).unwrap_err(), Code::FsStale);
+        let wanted = lock(LockKind::Write, 1, 0, 9);
+        again.volume.tick().unwrap();
+        assert_eq!(next.set_lock(&theirs, wanted).unwrap_err(), Code::FsWouldBlock);
+        again.volume.lost.pretend_over();
+        again.volume.tick().unwrap();
+        next.set_lock(&theirs, wanted).unwrap();
         again.verify();
         // The end is written: the seal of before does not bring it back.
         let back = again.reopen();
         assert_eq!(back.volume.session_key(client.id).unwrap_err().code(), Code::SessionUnknown);
+    });
+}
+
+#[test]
+fn what_a_lost_session_may_keep_changes_when_its_lease_is_over() {
+    on_each_engine(|fixture| {
+        let kept = fixture.keeper("/", v1::Flags::default());
+        let file = kept.create(&kept.root, "f").unwrap().handle;
+        kept.set_lock(&file, lock(LockKind::Write, 1, 0, 9)).unwrap();
+        let other = Arc::new(SessionSeal::new(&[6; 32]).unwrap());
+        let mut now = fixture.reopen_under(Arc::clone(&other));
+        // The second start finds no row, and must wait all the same.
+        for start in ["the one that lost it", "the next"] {
+            let next = now.client();
+            let theirs = next.lookup(&next.root, "f").unwrap().handle;
+            let mut change = Box::pin(begin(&next, chmod(&theirs, 0o600)));
+            assert!(!is_answered(&mut change), "{start}: its mount may answer with the old mode");
+            let wanted = lock(LockKind::Write, 1, 0, 9);
+            now.volume.tick().unwrap();
+            assert_eq!(next.set_lock(&theirs, wanted).unwrap_err(), Code::FsWouldBlock, "{start}");
+            let again = now.reopen_under(Arc::clone(&other));
+            // (Of the volume that is served no more.)
+            now.volume.lost.pretend_over();
+            assert!(is_answered(&mut change), "{start}");
+            now = again;
+        }
+        now.volume.lost.pretend_over();
+        now.volume.tick().unwrap();
+        let next = now.client();
+        let theirs = next.lookup(&next.root, "f").unwrap().handle;
+        next.chmod(&theirs, 0o640).unwrap();
+        next.set_lock(&theirs, lock(LockKind::Write, 1, 0, 9)).unwrap();
+        now.verify();
+        // Let go of: later starts wait for nothing.
+        let last = now.reopen_under(other);
+        let next = last.client();
+        let theirs = next.lookup(&next.root, "f").unwrap().handle;
+        let op = next.op(chmod(&theirs, 0o644));
+        assert!(matches!(next.execute(vec![op]).pop(), Some(Execution::Done(_))));
     });
 }
 

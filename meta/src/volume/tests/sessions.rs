@@ -10,6 +10,7 @@ use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::{FileKind, LockKind, reply};
 
 use super::fixture::{Client, Fixture, answer, make, new_session, on_each_engine, seal, unlink};
+use super::keeping::{begin, chmod, is_answered};
 use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
 use crate::volume::{Execution, Volume, Which};
@@ -377,6 +378,37 @@ fn flags_that_conflict_refuse_or_cut() {
         let refused = fixture.volume.open_session(refused).unwrap_err();
         assert_eq!(refused.code(), Code::FlagConflict);
         assert_eq!(fixture.volume.sessions()[0].flags.uid, Some(2));
+    });
+}
+
+#[test]
+fn a_session_whose_flags_conflict_at_a_start_lets_go_when_its_lease_is_over() {
+    on_each_engine(|fixture| {
+        let owner = fixture.client();
+        let file = owner.create(&owner.root, "f").unwrap().handle;
+        owner.chmod(&file, 0o666).unwrap();
+        owner.chown(&file, 2, 2).unwrap();
+        let pinned = fixture.keeper("/", v1::Flags { uid: Some(1), ..Default::default() });
+        let theirs = pinned.walk("f").unwrap().handle;
+        let lock = super::fixture::lock(LockKind::Write, 1, 0, 9);
+        pinned.set_lock(&theirs, lock).unwrap();
+        // Changed while no server ran.
+        let mut settings = fixture.volume.settings();
+        settings.flags.uid = Some(2);
+        let again = Fixture::with(Arc::clone(&fixture.engine), settings);
+        assert_eq!(again.volume.session_key(pinned.id).unwrap_err().code(), Code::FlagConflict);
+        let next = again.client();
+        let mine = next.walk("f").unwrap().handle;
+        let mut change = Box::pin(begin(&next, chmod(&mine, 0o660)));
+        assert!(!is_answered(&mut change), "its mount may answer with the old mode");
+        again.volume.tick().unwrap();
+        assert_eq!(next.set_lock(&mine, lock).unwrap_err(), Code::FsWouldBlock);
+        again.volume.lost.pretend_over();
+        assert!(is_answered(&mut change));
+        again.volume.tick().unwrap();
+        next.set_lock(&mine, lock).unwrap();
+        assert_eq!(again.volume.session_key(pinned.id).unwrap_err().code(), Code::FlagConflict);
+        again.verify();
     });
 }
 
