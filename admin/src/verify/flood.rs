@@ -107,7 +107,8 @@ impl Verify {
             self.peppers.tag_matches(token, verifier)
                 || self.peppers.have(&verifier.pepper_id) == Have::Lost
         };
-        !changed && !(placed && compared.verifiers.iter().any(may_match))
+        let may_hold = placed && compared.verifiers.iter().any(may_match);
+        !(changed || may_hold)
     }
 }
 
