@@ -104,7 +104,8 @@ impl Verify {
             self.peppers.tag_matches(token, verifier)
                 || self.peppers.have(&verifier.pepper_id) == Have::Lost
         };
-        !changed && !(placed && compared.verifiers.iter().any(may_match))
+        let may_be_good = placed && compared.verifiers.iter().any(may_match);
+        !changed && !may_be_good
     }
 }
 
