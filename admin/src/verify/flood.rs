@@ -107,8 +107,8 @@ impl Verify {
             self.peppers.tag_matches(token, verifier)
                 || self.peppers.have(&verifier.pepper_id) == Have::Lost
         };
-        let may_hold = placed && compared.verifiers.iter().any(may_match);
-        !(changed || may_hold)
+        let may_be_good = placed && compared.verifiers.iter().any(may_match);
+        !changed && !may_be_good
     }
 }
 
