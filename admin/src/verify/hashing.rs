@@ -241,7 +241,9 @@ mod tests {
             own.map(|(place, _)| place).nth(n).unwrap()
         };
         for n in 0..5 {
-            assert!(place(few, n) <= 2 * n + 1, "{n} of the few came {}th", place(few, n));
+            // In turn, but for some that found a core free: this work takes no
+            // time. Without turns they come after all 40.
+            assert!(place(few, n) <= 2 * n + 5, "{n} of the few came {}th", place(few, n));
         }
         for account in [many, few] {
             let own: Vec<_> = order.iter().filter(|served| served.0 == account).collect();
