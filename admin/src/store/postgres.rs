@@ -58,6 +58,8 @@ impl Postgres {
             .options([
                 ("statement_timeout", STATEMENT_LIMIT),
                 ("idle_in_transaction_session_timeout", IDLE_LIMIT),
+                // A page is found by its index only when its length is known.
+                ("plan_cache_mode", "force_custom_plan"),
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
