@@ -551,7 +551,7 @@ fn cases() -> u32 {
 proptest! {
     // Cheap here: rare meetings of calls need many lives.
     #![proptest_config(ProptestConfig {
-        cases: cases() * 3,
+        cases: cases(),
         max_shrink_iters: 200,
         ..ProptestConfig::default()
     })]
