@@ -34,6 +34,11 @@ impl Service {
     ) -> Result<ShownToken> {
         let asked = (request.kind.as_str(), request.id.as_str());
         let wanted = self.wanted(caller, asked, &request.account_id, None).await?;
+        if request.idle_seconds.is_some_and(|idle| idle > 0) {
+            // It counts from the last use, and uses of a token without an idle
+            // end may not be written yet.
+            self.verify.flush_used().await?;
+        }
         let mut tx = self.begin_for(caller).await?;
         let token = self.target(tx.sql(), caller, &wanted).await?;
         let now = mint::now();
