@@ -347,7 +347,7 @@ impl Verify {
         let secrets = standing.map_or(&[][..], |standing| &standing.secrets);
         let unknown = || {
             // Only for who floods: else the time would tell of the work.
-            let flood = self.failures.is_exhausted(showing.from);
+            let flood = self.failures.is_flooding(showing.from);
             if let Some(read) = read.as_ref().filter(|_| flood) {
                 self.rows.keep(token, Compared::with(read, revision));
             }

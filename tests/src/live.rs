@@ -1,13 +1,17 @@
 //! Sessions of the raw protocol that are at work, and their tokens: many of
 //! them are cheap.
 
+use std::time::Duration;
+
 use flexfs_auth::token::{Token as Secret, TokenKind};
-use flexfs_common::Result;
+use flexfs_common::{Code, Result};
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::{CreateVolumeTokenRequest, FileKind, GetAttr, RevokeTokenRequest};
 
 use crate::cluster::{Cluster, Token};
+use crate::mount::Mount;
 use crate::raw::{Admin, RawConnection, RawSession};
+use crate::wait::within;
 
 /// A session with a connection.
 #[derive(Debug)]
@@ -101,4 +105,25 @@ pub fn revocation(token: &Token) -> RevokeTokenRequest {
         id: token.id.clone(),
         ..RevokeTokenRequest::default()
     }
+}
+
+/// The code that opening one more session is refused with.
+///
+/// # Panics
+/// When it opens.
+pub async fn refusal(of: &RawSession, volume: &str, token: &Token) -> Code {
+    let opened = of.open_again(volume, token).await;
+    opened.map(|_| "a session").expect_err("it must be refused").code()
+}
+
+/// What stat(2) of a mount's root fails with; `None` = it does not.
+///
+/// # Panics
+/// When it does not answer.
+#[must_use]
+pub fn metadata_errno(mount: &Mount) -> Option<i32> {
+    let path = mount.dir().to_owned();
+    let stat = move || std::fs::metadata(path).map(drop);
+    let outcome = within("stat", Duration::from_secs(40), stat);
+    outcome.err().and_then(|error| error.raw_os_error())
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use flexfs_common::Code;
 use flexfs_proto::v1::GetStatusRequest;
 use flexfs_tests::cluster::{Cluster, Token};
-use flexfs_tests::live::{Live, revocation, token};
+use flexfs_tests::live::{Live, metadata_errno, refusal, revocation, token};
 use flexfs_tests::meta::{Meta, Options};
 use flexfs_tests::proxy::Way;
 use flexfs_tests::raw::{Admin, RawSession, block_on, system};
@@ -68,18 +68,6 @@ async fn works_again(live: &mut Live) -> Duration {
 
 async fn open(cluster: &Cluster, volume: &str, token: &Token) -> Live {
     Live::open(cluster, volume, token).await.unwrap()
-}
-
-/// The code that opening one more session is refused with.
-async fn refusal(of: &RawSession, volume: &str, token: &Token) -> Code {
-    let opened = of.open_again(volume, token).await;
-    opened.map(|_| "a session").expect_err("it must be refused").code()
-}
-
-fn metadata_errno(mount: &Mount) -> Option<i32> {
-    let path = mount.dir().to_owned();
-    let outcome = within("stat", LIMIT, move || fs::metadata(path).map(drop));
-    outcome.err().and_then(|error| error.raw_os_error())
 }
 
 #[test]

@@ -18,7 +18,7 @@ use flexfs_common::{Code, clock, wire};
 use flexfs_proto::v1::Timestamp;
 use flexfs_tests::clock::FakeClock;
 use flexfs_tests::cluster::{Cluster, Token};
-use flexfs_tests::live::{Live, revocation, token, token_with};
+use flexfs_tests::live::{Live, metadata_errno, refusal, revocation, token, token_with};
 use flexfs_tests::meta::{Meta, Options};
 use flexfs_tests::raw::{Admin, RawSession, block_on, system};
 use flexfs_tests::rpc::{Calls, Feed, secret, secret_in};
@@ -64,17 +64,6 @@ async fn works_again(live: &mut Live) {
         assert!(begun.elapsed() < LIMIT, "a session still fails: {error}");
         tokio::time::sleep(PACE).await;
     }
-}
-
-async fn refusal(of: &RawSession, volume: &str, token: &Token) -> Code {
-    let opened = of.open_again(volume, token).await;
-    opened.map(|_| "a session").expect_err("it must be refused").code()
-}
-
-fn metadata_errno(mount: &Mount) -> Option<i32> {
-    let path = mount.dir().to_owned();
-    let outcome = within("stat", LIMIT, move || fs::metadata(path).map(drop));
-    outcome.err().and_then(|error| error.raw_os_error())
 }
 
 /// The clock that said this is as far from ours as it was told to be: else

@@ -51,7 +51,7 @@ impl Verify {
         let dummy = Verifier { tag: [0; 32], pepper_id, phc: String::new() };
         let verifier = claim.as_ref().map_or(&dummy, |claim| &claim.verifier);
         let matches = self.peppers.tag_matches(code, verifier);
-        let flood = !matches && self.failures.is_exhausted(showing.from);
+        let flood = !matches && self.failures.is_flooding(showing.from);
         if flood && self.store.may_exist(code.id()) {
             let verifiers = claim.iter().map(|claim| claim.verifier.clone()).collect();
             let compared = Compared { verifiers, volume: None, meta_store: None, revision };

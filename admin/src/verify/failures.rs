@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flexfs_common::limits;
 use parking_lot::Mutex;
@@ -12,10 +12,14 @@ use super::source_key;
 
 /// Sources remembered at once; one that is forgotten starts with a full burst.
 const SOURCES: usize = 16_384;
+/// For how long after a failure beyond its rate a source counts as flooding: so
+/// that the failures which its rate allows are not each looked up either.
+const FLOOD: Duration = Duration::from_secs(2);
 
 struct Bucket {
     left: f64,
     at: Instant,
+    floods_until: Instant,
 }
 
 impl Bucket {
@@ -42,8 +46,17 @@ impl FailureLimiter {
 
     #[cfg(test)]
     pub(super) fn exhaust(&self, from: Option<IpAddr>) {
-        let bucket = Bucket { left: -1e6, at: Instant::now() };
+        let at = Instant::now();
+        let bucket = Bucket { left: -1e6, at, floods_until: at };
         self.0.insert(source_key(from), Arc::new(Mutex::new(bucket)));
+    }
+
+    #[cfg(test)]
+    fn is_exhausted(&self, from: Option<IpAddr>) -> bool {
+        let Some(bucket) = self.0.get(&source_key(from)) else { return false };
+        let mut bucket = bucket.lock();
+        bucket.refill(Instant::now());
+        bucket.left < 1.0
     }
 
     #[cfg(test)]
@@ -61,13 +74,28 @@ impl FailureLimiter {
         self.admit_at(from, Instant::now())
     }
 
-    /// Had this source so many failures that the next one will not be
-    /// admitted?
-    pub(super) fn is_exhausted(&self, from: Option<IpAddr>) -> bool {
+    /// Has this source failures beyond its rate, now or within the last
+    /// seconds?
+    pub(super) fn is_flooding(&self, from: Option<IpAddr>) -> bool {
+        self.is_flooding_at(from, Instant::now())
+    }
+
+    fn is_flooding_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
         let Some(bucket) = self.0.get(&source_key(from)) else { return false };
         let mut bucket = bucket.lock();
-        bucket.refill(Instant::now());
-        bucket.left < 1.0
+        bucket.refill(now);
+        bucket.left < 1.0 || now < bucket.floods_until
+    }
+
+    /// One more of a flood was refused; the rate is not asked.
+    pub(super) fn goes_on(&self, from: Option<IpAddr>) {
+        self.goes_on_at(from, Instant::now());
+    }
+
+    fn goes_on_at(&self, from: Option<IpAddr>, now: Instant) {
+        if let Some(bucket) = self.0.get(&source_key(from)) {
+            bucket.lock().floods_until = now + FLOOD;
+        }
     }
 
     /// Counts a failure before work that may end in one; `None` when the source
@@ -87,12 +115,14 @@ impl FailureLimiter {
     fn admit_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
         let full = || {
             let left = f64::from(limits::FAILURE_BURST);
-            Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Bucket { left, at: now })))
+            let bucket = Bucket { left, at: now, floods_until: now };
+            Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(bucket)))
         };
         let Ok(bucket) = self.0.get_or_insert_with(&source_key(from), full);
         let mut bucket = bucket.lock();
         bucket.refill(now);
         if bucket.left < 1.0 {
+            bucket.floods_until = now + FLOOD;
             return false;
         }
         bucket.left -= 1.0;
@@ -167,7 +197,8 @@ mod tests {
         let limiter = Arc::new(FailureLimiter::new());
         // One is left, and none comes back while the test runs.
         let begin = |left| {
-            let bucket = Bucket { left, at: Instant::now() + Duration::from_secs(3600) };
+            let at = Instant::now() + Duration::from_secs(3600);
+            let bucket = Bucket { left, at, floods_until: at };
             limiter.0.insert(source_key(None), Arc::new(Mutex::new(bucket)));
         };
         begin(1.0);
@@ -183,6 +214,22 @@ mod tests {
         charge.work_begins()();
         drop(charge);
         assert!(limiter.is_exhausted(None), "dropped after the work began");
+    }
+
+    #[test]
+    fn a_flood_is_one_until_it_pauses() {
+        let limiter = FailureLimiter::new();
+        let now = Instant::now();
+        let at = |millis| now + Duration::from_millis(millis);
+        let from: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
+        while limiter.admit_at(from, now) {}
+        assert!(limiter.is_flooding_at(from, at(0)));
+        // Its rate would allow some failures by now.
+        assert!(limiter.is_flooding_at(from, at(1999)));
+        limiter.goes_on_at(from, at(1999));
+        assert!(limiter.is_flooding_at(from, at(3998)));
+        assert!(!limiter.is_flooding_at(from, at(3999)), "it paused");
+        assert!(!limiter.is_flooding_at(None, now), "another source is not concerned");
     }
 
     #[test]

@@ -80,17 +80,22 @@ impl RowsOfFailures {
 }
 
 impl Verify {
-    /// Comes from this source, whose failures are used up, a token or claim
-    /// code that is certainly bad by what is in memory?
+    /// Comes from this source, which floods, a token or claim code that is
+    /// certainly bad by what is in memory?
     pub(super) fn is_flood(
         &self,
         from: Option<IpAddr>,
         token: &Token,
         store: Option<&StoreId>,
     ) -> bool {
-        if !self.failures.is_exhausted(from) {
-            return false;
+        let is_flood = self.failures.is_flooding(from) && self.is_bad(token, store);
+        if is_flood {
+            self.failures.goes_on(from);
         }
+        is_flood
+    }
+
+    fn is_bad(&self, token: &Token, store: Option<&StoreId>) -> bool {
         if !self.store.may_exist(token.id()) {
             return true;
         }

@@ -15,19 +15,6 @@ use super::fixture::*;
 use crate::model::{Claim, LiveSession, MetaServer, SecretRecord, TokenRecord, Volume};
 use crate::page::Page;
 
-macro_rules! contract {
-    ($($name:ident)*) => {
-        mod on_sqlite { $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::TestDatabase::new(super::Kind::Sqlite)).await; }
-        )* }
-        mod on_postgres { $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::TestDatabase::new(super::Kind::Postgres)).await; }
-        )* }
-    };
-}
-
 contract! {
     a_claim_is_redeemed_once
     a_request_id_keeps_what_was_first

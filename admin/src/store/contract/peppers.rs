@@ -10,19 +10,6 @@ use super::super::{Kind, Sql, Tx, Value, claims, secrets, tokens, volumes};
 use super::fixture::*;
 use crate::model::{Claim, SecretRecord, TokenRecord, Volume};
 
-macro_rules! contract {
-    ($($name:ident)*) => {
-        mod on_sqlite { $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::TestDatabase::new(super::Kind::Sqlite)).await; }
-        )* }
-        mod on_postgres { $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::TestDatabase::new(super::Kind::Postgres)).await; }
-        )* }
-    };
-}
-
 contract! {
     the_pepper_is_known_by_more_than_its_id
     what_is_live_is_counted_under_its_pepper
