@@ -142,6 +142,8 @@ pub struct Store {
     lease: Arc<Lease>,
     /// This process among those over the database.
     replica: Uuid,
+    #[cfg(test)]
+    readers: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl std::fmt::Debug for Store {
@@ -167,6 +169,8 @@ impl Store {
             known: Arc::default(),
             lease: Arc::default(),
             replica: Uuid::new_v4(),
+            #[cfg(test)]
+            readers: Arc::default(),
         };
         let mut tx = store.db.begin().await?;
         feed::initialise(tx.sql()).await?;
@@ -184,7 +188,15 @@ impl Store {
     /// Runs queries, each seeing what was committed before it.
     #[must_use]
     pub fn reader(&self) -> Box<dyn Sql> {
+        #[cfg(test)]
+        self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.db.reader()
+    }
+
+    /// How often something was to be read so far.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> u64 {
+        self.readers.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Begins a change; waits for the writer before it.

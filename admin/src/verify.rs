@@ -243,9 +243,10 @@ impl Verify {
         if self.caches.failed_lately(&key, token, self.store.applied()) {
             return Err(self.failed(from));
         }
-        if self.is_flood(from, token, store) {
-            return Err(Code::RateLimited.into());
+        if let Some(code) = self.memory_refuses(token, showing) {
+            return Err(self.counted(code, from));
         }
+        let _look = self.failures.look(from);
         // One at a time per token; the others find the first one's result.
         let flight = self.caches.flight(&key);
         let _turn = flight.wait().await;
@@ -275,6 +276,11 @@ impl Verify {
         store: Option<&StoreId>,
     ) -> Result<Verified> {
         if is_placed(&verified.standing, store) { Ok(verified) } else { Err(self.failed(from)) }
+    }
+
+    /// A refusal from memory, counted unless the flood already is.
+    fn counted(&self, code: Code, from: Option<IpAddr>) -> Error {
+        if code == Code::TokenUnknown { self.failed(from) } else { code.into() }
     }
 
     /// A failure: told as such, or that there are too many.
@@ -341,18 +347,17 @@ impl Verify {
     }
 
     async fn cold(&self, token: &Token, showing: &Showing<'_>) -> Result<Verified> {
+        let turn = self.reading_turn(token, showing).await?;
         let revision = self.store.applied().latest();
         let read = tokens::standing(self.store.reader().as_mut(), token.id()).await?;
         let standing = read.as_ref().filter(|standing| is_placed(standing, showing.store));
         let secrets = standing.map_or(&[][..], |standing| &standing.secrets);
-        let unknown = || {
-            // Only for who floods: else the time would tell of the work.
-            let flood = self.failures.is_flooding(showing.from);
-            if let Some(read) = read.as_ref().filter(|_| flood) {
-                self.rows.keep(token, Compared::with(read, revision));
-            }
-            Err(Code::TokenUnknown.into())
-        };
+        let matching = self.matching(token, secrets);
+        if matching.is_none() {
+            let compared = || read.as_ref().map(|read| Compared::with(read, revision));
+            self.keep_row(token, showing.from, compared);
+        }
+        drop(turn);
         if secrets.is_empty() {
             // The same work as for a known id.
             let dummy = Verifier {
@@ -361,11 +366,11 @@ impl Verify {
                 phc: String::new(),
             };
             let _ = self.peppers.tag_matches(token, &dummy);
-            return unknown();
+            return Err(Code::TokenUnknown.into());
         }
         let account = standing.map(|standing| standing.token.account_id);
         let account = account.ok_or(Code::TokenUnknown)?;
-        let secret = match self.matching(token, secrets) {
+        let secret = match matching {
             Some(secret) => {
                 if !self.hashing.matches(account, token, &secret.verifier).await? {
                     // Tag and string are of one secret: one of them was altered.
@@ -376,7 +381,7 @@ impl Verify {
             }
             None => match self.matching_lost(account, token, secrets, showing.from).await? {
                 Some(secret) => secret,
-                None => return unknown(),
+                None => return Err(Code::TokenUnknown.into()),
             },
         };
         let secret_id = secret.id;

@@ -9,6 +9,7 @@
 )]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -90,14 +91,19 @@ fn a_secret_in_arguments_or_environment_would_be_found() {
     let needles = cluster.secrets().needles();
     assert!(scan_processes(&needles).1.is_empty());
     for in_environment in [false, true] {
-        // Waits for its input, which ends with our handle.
+        // Gives back what it reads, and ends with our handle. What it says
+        // of a file named like the token would only show the token.
         let mut command = Command::new("cat");
-        command.stdin(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         match in_environment {
             true => command.env("LEAK", &token),
             false => command.args(["-", &token]),
         };
         let mut child = command.spawn().unwrap();
+        // `spawn` returns in the middle of execve(2), where the process may
+        // not have its arguments yet; one that answers has.
+        child.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let (read, found) = scan_processes(&needles);
         drop(child.stdin.take());
         child.wait().unwrap();

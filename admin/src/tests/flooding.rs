@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flexfs_auth::token::{Token, TokenKind};
-use flexfs_common::Code;
 use flexfs_common::name::StoreId;
+use flexfs_common::{Code, limits};
 use flexfs_proto::v1;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use super::harness::{Running, Site, again, generate, make_volume};
 use crate::store::Kind;
@@ -124,4 +126,44 @@ async fn a_row_of_another_place_says_nothing_about_its_own() {
     let refused = verifier.verify_shown(&token, &at(&other)).await.unwrap_err();
     assert_eq!(refused.code(), Code::RateLimited);
     verifier.verify_shown(&token, &at(&own)).await.unwrap();
+}
+
+/// Before the first of many bad tokens is found to be bad, all of them are
+/// there: what is read for them is no more than the source may fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_flood_is_not_looked_up_either() {
+    const TOKENS: usize = 400;
+    // Two reads each, and what a running server reads besides.
+    let most = 2 * u64::from(limits::FAILURE_BURST) + 50;
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let site = Site::new(kind);
+        let admin = site.start().await;
+        admin.stores().await;
+        let tenant = admin.account("a").await;
+        let mut owner = admin.client(&tenant.owner);
+        let (volume, token) = make_volume(&mut owner, "v").await;
+        let claim = admin.claim(&mut owner, &volume.id).await;
+        let cold = admin.account_token(&tenant.id, "viewer").await;
+        ready(&admin).await;
+        let wrong_of = |id: &Token| (0..TOKENS).map(|_| again(id)).collect();
+        let unknown = (0..TOKENS).map(|_| generate(TokenKind::Volume)).collect();
+        let floods: [Vec<Token>; 3] = [unknown, wrong_of(&token), wrong_of(&claim)];
+        for bad in &floods {
+            admin.service.verifier().forget_failures();
+            let before = admin.store.reads();
+            let mut all = FuturesUnordered::new();
+            all.extend(bad.iter().map(|bad| shown(&admin, bad)));
+            // A good one among them is found.
+            let good = admin.service.verifier().verify(&cold, here());
+            let (codes, good) = tokio::join!(all.collect::<Vec<_>>(), good);
+            good.unwrap();
+            let known = codes.iter().filter(|code| **code == Code::TokenUnknown).count();
+            assert!(known >= limits::FAILURE_BURST as usize, "{known} were told");
+            let limited = codes.iter().filter(|code| **code == Code::RateLimited).count();
+            assert_eq!(known + limited, TOKENS);
+            let read = admin.store.reads() - before;
+            assert!(read <= most, "{read} reads on {kind:?} for {:?}", bad[0].kind());
+            admin.service.verifier().forget_successes();
+        }
+    }
 }

@@ -74,6 +74,13 @@ impl Caches {
         key
     }
 
+    /// A key of whatever token has this id, different from those of tokens.
+    pub(super) fn key_of_id(&self, token: &Token) -> Key {
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&self.mac, token.id().to_string().as_bytes()).as_ref());
+        key
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Cached> {
         self.successes.get(key)
     }
@@ -147,6 +154,21 @@ impl Flight {
             Some(mutex) => Some(mutex.lock().await),
             None => None,
         }
+    }
+}
+
+/// A place in the line whose turn it is.
+pub(super) struct Turn {
+    // Before the place: the last one in the line sees that nobody is left.
+    _guard: tokio::sync::OwnedMutexGuard<()>,
+    _flight: Flight,
+}
+
+impl Flight {
+    /// Waits, and owns the turn. `None` never happens.
+    pub(super) async fn turn(self) -> Option<Turn> {
+        let mutex = self.mutex.clone()?;
+        Some(Turn { _guard: mutex.lock_owned().await, _flight: self })
     }
 }
 

@@ -40,9 +40,14 @@ impl Verify {
     ) -> Result<Verified, (Shown, flexfs_common::Error)> {
         let unproven = Shown::Unproven(code.id());
         let failed = |e| (unproven, e);
-        if self.is_flood(showing.from, code, None) {
-            return Err(failed(Code::RateLimited.into()));
+        // Codes are shown for no store.
+        let shown = &Showing { store: None, ..*showing };
+        let refused = |code| failed(self.counted(code, showing.from));
+        if let Some(code) = self.memory_refuses(code, shown) {
+            return Err(refused(code));
         }
+        let _look = self.failures.look(showing.from);
+        let turn = self.reading_turn(code, shown).await.map_err(refused)?;
         let revision = self.store.applied().latest();
         let mut reader = self.store.reader();
         let claim = claims::of_token(reader.as_mut(), code.id()).await.map_err(failed)?;
@@ -51,12 +56,13 @@ impl Verify {
         let dummy = Verifier { tag: [0; 32], pepper_id, phc: String::new() };
         let verifier = claim.as_ref().map_or(&dummy, |claim| &claim.verifier);
         let matches = self.peppers.tag_matches(code, verifier);
-        let flood = !matches && self.failures.is_flooding(showing.from);
-        if flood && self.store.may_exist(code.id()) {
-            let verifiers = claim.iter().map(|claim| claim.verifier.clone()).collect();
-            let compared = Compared { verifiers, volume: None, meta_store: None, revision };
-            self.rows.keep(code, compared);
+        if !matches && self.store.may_exist(code.id()) {
+            self.keep_row(code, showing.from, || {
+                let verifiers = claim.iter().map(|claim| claim.verifier.clone()).collect();
+                Some(Compared { verifiers, volume: None, meta_store: None, revision })
+            });
         }
+        drop(turn);
         let lost = !matches && self.peppers.have(&verifier.pepper_id) == Have::Lost;
         let claim =
             claim.filter(|_| matches || lost).ok_or_else(|| failed(self.failed(showing.from)))?;

@@ -20,9 +20,34 @@ struct Bucket {
     left: f64,
     at: Instant,
     floods_until: Instant,
+    /// Tokens of this source that are being looked for.
+    looks: u32,
+}
+
+/// What is known of a source when it shows the next token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Manner {
+    Calm,
+    /// If all that it shows now fail, it floods.
+    Busy,
+    /// It has failures beyond its rate, now or within the last seconds.
+    Flooding,
 }
 
 impl Bucket {
+    fn full(now: Instant) -> Bucket {
+        let left = f64::from(limits::FAILURE_BURST);
+        Bucket { left, at: now, floods_until: now, looks: 0 }
+    }
+
+    fn manner(&mut self, now: Instant) -> Manner {
+        self.refill(now);
+        if self.left < 1.0 || now < self.floods_until {
+            return Manner::Flooding;
+        }
+        if f64::from(self.looks) > self.left { Manner::Busy } else { Manner::Calm }
+    }
+
     fn refill(&mut self, now: Instant) {
         let gained =
             now.saturating_duration_since(self.at).as_secs_f64() * f64::from(limits::FAILURE_RATE);
@@ -47,7 +72,7 @@ impl FailureLimiter {
     #[cfg(test)]
     pub(super) fn exhaust(&self, from: Option<IpAddr>) {
         let at = Instant::now();
-        let bucket = Bucket { left: -1e6, at, floods_until: at };
+        let bucket = Bucket { left: -1e6, ..Bucket::full(at) };
         self.0.insert(source_key(from), Arc::new(Mutex::new(bucket)));
     }
 
@@ -74,17 +99,29 @@ impl FailureLimiter {
         self.admit_at(from, Instant::now())
     }
 
-    /// Has this source failures beyond its rate, now or within the last
-    /// seconds?
-    pub(super) fn is_flooding(&self, from: Option<IpAddr>) -> bool {
-        self.is_flooding_at(from, Instant::now())
+    /// How does this source behave?
+    pub(super) fn manner(&self, from: Option<IpAddr>) -> Manner {
+        self.manner_at(from, Instant::now())
     }
 
-    fn is_flooding_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
-        let Some(bucket) = self.0.get(&source_key(from)) else { return false };
-        let mut bucket = bucket.lock();
-        bucket.refill(now);
-        bucket.left < 1.0 || now < bucket.floods_until
+    fn manner_at(&self, from: Option<IpAddr>, now: Instant) -> Manner {
+        let bucket = self.0.get(&source_key(from));
+        bucket.map_or(Manner::Calm, |bucket| bucket.lock().manner(now))
+    }
+
+    /// A token of this source is being looked for, until this is dropped.
+    pub(super) fn look(&self, from: Option<IpAddr>) -> Look {
+        let bucket = self.bucket(from, Instant::now());
+        let mut inner = bucket.lock();
+        inner.looks = inner.looks.saturating_add(1);
+        drop(inner);
+        Look(bucket)
+    }
+
+    fn bucket(&self, from: Option<IpAddr>, now: Instant) -> Arc<Mutex<Bucket>> {
+        let full = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Bucket::full(now))));
+        let Ok(bucket) = self.0.get_or_insert_with(&source_key(from), full);
+        bucket
     }
 
     /// One more of a flood was refused; the rate is not asked.
@@ -113,12 +150,7 @@ impl FailureLimiter {
     }
 
     fn admit_at(&self, from: Option<IpAddr>, now: Instant) -> bool {
-        let full = || {
-            let left = f64::from(limits::FAILURE_BURST);
-            let bucket = Bucket { left, at: now, floods_until: now };
-            Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(bucket)))
-        };
-        let Ok(bucket) = self.0.get_or_insert_with(&source_key(from), full);
+        let bucket = self.bucket(from, now);
         let mut bucket = bucket.lock();
         bucket.refill(now);
         if bucket.left < 1.0 {
@@ -127,6 +159,16 @@ impl FailureLimiter {
         }
         bucket.left -= 1.0;
         true
+    }
+}
+
+/// See [`FailureLimiter::look`].
+pub(super) struct Look(Arc<Mutex<Bucket>>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut bucket = self.0.lock();
+        bucket.looks = bucket.looks.saturating_sub(1);
     }
 }
 
@@ -198,7 +240,7 @@ mod tests {
         // One is left, and none comes back while the test runs.
         let begin = |left| {
             let at = Instant::now() + Duration::from_secs(3600);
-            let bucket = Bucket { left, at, floods_until: at };
+            let bucket = Bucket { left, ..Bucket::full(at) };
             limiter.0.insert(source_key(None), Arc::new(Mutex::new(bucket)));
         };
         begin(1.0);
@@ -223,13 +265,26 @@ mod tests {
         let at = |millis| now + Duration::from_millis(millis);
         let from: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
         while limiter.admit_at(from, now) {}
-        assert!(limiter.is_flooding_at(from, at(0)));
+        assert_eq!(limiter.manner_at(from, at(0)), Manner::Flooding);
         // Its rate would allow some failures by now.
-        assert!(limiter.is_flooding_at(from, at(1999)));
+        assert_eq!(limiter.manner_at(from, at(1999)), Manner::Flooding);
         limiter.goes_on_at(from, at(1999));
-        assert!(limiter.is_flooding_at(from, at(3998)));
-        assert!(!limiter.is_flooding_at(from, at(3999)), "it paused");
-        assert!(!limiter.is_flooding_at(None, now), "another source is not concerned");
+        assert_eq!(limiter.manner_at(from, at(3998)), Manner::Flooding);
+        assert_eq!(limiter.manner_at(from, at(3999)), Manner::Calm, "it paused");
+        assert_eq!(limiter.manner_at(None, now), Manner::Calm, "another source is not concerned");
+    }
+
+    #[test]
+    fn a_source_is_busy_while_more_is_looked_for_than_may_fail() {
+        let limiter = FailureLimiter::new();
+        let looks: Vec<_> = (0..limits::FAILURE_BURST).map(|_| limiter.look(None)).collect();
+        assert_eq!(limiter.manner(None), Manner::Calm);
+        let one_more = limiter.look(None);
+        assert_eq!(limiter.manner(None), Manner::Busy);
+        drop(one_more);
+        assert_eq!(limiter.manner(None), Manner::Calm);
+        drop(looks);
+        assert!(limiter.admit(None), "looking is not failing");
     }
 
     #[test]

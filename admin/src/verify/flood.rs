@@ -1,11 +1,12 @@
 //! What a source that floods us with bad tokens costs: no look into the
 //! database, as long as memory can tell that a token is bad.
 //!
-//! A source whose failures are used up gets its next refusals from the set of
-//! known ids and from rows read lately. What memory cannot refuse goes the whole
-//! way, so a good token is never refused. All refusals of what was not proven
-//! are answered a fixed time after the question: how long it took says nothing
-//! of where the answer came from.
+//! A source whose failures are used up, or would be if all that it shows now
+//! fail, gets its next refusals from the set of known ids and from rows read
+//! lately. What memory cannot refuse goes the whole way, so a good token is
+//! never refused. All refusals of what was not proven are answered a fixed time
+//! after the question: how long it took says nothing of where the answer came
+//! from.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use flexfs_common::ids::{TokenId, VolumeId};
 use flexfs_common::name::StoreId;
 use tokio::time::Instant;
 
-use super::Verify;
+use super::cache::Turn;
+use super::failures::Manner;
+use super::{Showing, Verify};
 use crate::peppers::Have;
 use crate::store::tokens::Standing;
 
@@ -68,11 +71,6 @@ impl RowsOfFailures {
         RowsOfFailures(quick_cache::sync::Cache::new(ROWS))
     }
 
-    /// Keeps what a token was compared with in vain.
-    pub(super) fn keep(&self, token: &Token, compared: Compared) {
-        self.0.insert(key(token), Arc::new(compared));
-    }
-
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.0.len()
@@ -80,19 +78,57 @@ impl RowsOfFailures {
 }
 
 impl Verify {
-    /// Comes from this source, which floods, a token or claim code that is
-    /// certainly bad by what is in memory?
-    pub(super) fn is_flood(
-        &self,
-        from: Option<IpAddr>,
-        token: &Token,
-        store: Option<&StoreId>,
-    ) -> bool {
-        let is_flood = self.failures.is_flooding(from) && self.is_bad(token, store);
-        if is_flood {
-            self.failures.goes_on(from);
+    /// Does memory refuse this token or claim code? Only of a source that is
+    /// not calm, and what is certainly bad. `TOKEN_UNKNOWN` is still to be
+    /// counted as a failure.
+    pub(super) fn memory_refuses(&self, token: &Token, showing: &Showing<'_>) -> Option<Code> {
+        let manner = self.failures.manner(showing.from);
+        if manner == Manner::Calm || !self.is_bad(token, showing.store) {
+            return None;
         }
-        is_flood
+        if manner == Manner::Busy {
+            return Some(Code::TokenUnknown);
+        }
+        self.failures.goes_on(showing.from);
+        Some(Code::RateLimited)
+    }
+
+    /// To be held while the row of a token is read: of a source that is not
+    /// calm one at a time, since the first one's row may refuse the others.
+    ///
+    /// # Errors
+    /// As [`Verify::memory_refuses`], after the wait.
+    pub(super) async fn reading_turn(
+        &self,
+        token: &Token,
+        showing: &Showing<'_>,
+    ) -> Result<Option<Turn>, Code> {
+        let is_calm = self.failures.manner(showing.from) == Manner::Calm;
+        // No row is of use to the others: a good one would wait for nothing.
+        if is_calm || !self.store.is_current() {
+            return Ok(None);
+        }
+        let turn = self.caches.flight(&self.caches.key_of_id(token)).turn().await;
+        match self.memory_refuses(token, showing) {
+            Some(code) => Err(code),
+            None => Ok(turn),
+        }
+    }
+
+    /// Keeps what a token of a source that is not calm was compared with in vain:
+    /// only then, else the time would tell of the work.
+    pub(super) fn keep_row(
+        &self,
+        token: &Token,
+        from: Option<IpAddr>,
+        compared: impl FnOnce() -> Option<Compared>,
+    ) {
+        if self.failures.manner(from) == Manner::Calm {
+            return;
+        }
+        if let Some(compared) = compared() {
+            self.rows.0.insert(key(token), Arc::new(compared));
+        }
     }
 
     fn is_bad(&self, token: &Token, store: Option<&StoreId>) -> bool {
