@@ -189,6 +189,7 @@ impl Bench {
                 requested: v1::Flags::default(),
                 honours: v1::Flags::default(),
                 recalls: false,
+                write_rights: false,
                 host_name: "host".into(),
                 dir: "/mnt".into(),
                 peer: "127.0.0.1:1".into(),

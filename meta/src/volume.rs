@@ -192,6 +192,9 @@ impl Volume {
                 session.minted.fetch_add(change, std::sync::atomic::Ordering::AcqRel);
             }
         }
+        for (session, ino) in effects.closed {
+            self.rights.closed(session, ino);
+        }
         for root in effects.left_scopes {
             self.scopes.bump(root);
         }

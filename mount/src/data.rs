@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::Ino;
-use flexfs_common::{Error, Result};
+use flexfs_common::{Error, Result, protocol};
 use flexfs_proto::v1;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ mod mapping;
 mod mint;
 mod prefetch;
 mod read;
+mod right;
 mod seek;
 #[cfg(test)]
 mod tests;
@@ -75,6 +76,8 @@ pub(crate) struct Core {
     codec: Codec,
     block_size: u64,
     inline_max: u64,
+    /// Meta grants the right to buffer writes; an older one does not know it.
+    write_rights: bool,
     /// Most blocks to fetch ahead; 0 when the cache is too small for any.
     prefetch_blocks: u64,
     /// Encodings at once.
@@ -106,6 +109,8 @@ pub struct FileData {
     turn: tokio::sync::Mutex<()>,
     /// Held while meta is asked where the bytes lie.
     asking: tokio::sync::Mutex<()>,
+    /// Held while meta is asked for the right to buffer writes.
+    acquiring: tokio::sync::Mutex<()>,
 }
 
 /// What the cache and buffers hold now.
@@ -140,6 +145,7 @@ impl DataPlane {
             mint: Mint::new(Arc::clone(&session)),
             budget: Budget::new(settings.write_back_max),
             transfer,
+            write_rights: session.has_feature(protocol::WRITE_RIGHTS),
             session,
             codec,
             block_size,
@@ -181,6 +187,7 @@ impl DataPlane {
             state: Mutex::new(FileState::new(attr, block_size)),
             turn: tokio::sync::Mutex::new(()),
             asking: tokio::sync::Mutex::new(()),
+            acquiring: tokio::sync::Mutex::new(()),
         });
         files.by_ino.insert(ino, Arc::clone(&file));
         file
@@ -267,6 +274,17 @@ impl DataPlane {
             state.forget();
             state.pages_stale = true;
         }
+    }
+
+    /// The right to buffer writes is taken back, of one file or of all: ends
+    /// when everything that was written before has left this mount.
+    pub async fn give_up_writes(&self, inos: Option<&[Ino]>) {
+        let files: Vec<_> = match inos {
+            Some(inos) => inos.iter().filter_map(|ino| self.get(*ino)).collect(),
+            None => self.core.files.lock().by_ino.values().cloned().collect(),
+        };
+        let all = files.into_iter().map(FileData::give_up_writes);
+        futures::stream::iter(all).for_each_concurrent(FLUSH_ALL_PARALLEL, |done| done).await;
     }
 
     /// Everything cached is recalled.

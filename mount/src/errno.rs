@@ -68,6 +68,7 @@ pub fn errno(code: Code) -> i32 {
         C::OperationInterrupted => libc::EINTR,
         // Servers out of reach, damaged data, and what no program can act on.
         C::FsIo
+        | C::WriteLost
         | C::MetaUnreachable
         | C::MetaMoved
         | C::MetaUnregistered

@@ -15,6 +15,10 @@ use crate::session::SessionEvent;
 /// Recalls carried out at once; each may wait for the kernel.
 const RECALLS_MAX: usize = 16;
 
+/// Recalls of the right to buffer writes carried out at once. They wait for
+/// operations of this mount, the others never do: places of their own.
+const WRITE_RECALLS_MAX: usize = 64;
+
 /// How long a recall waits for pages that are being read or written. Two
 /// mounts that write the same page with O_SYNC wait for one another's recalls.
 const PAGES_WAIT: Duration = Duration::from_millis(100);
@@ -42,11 +46,13 @@ pub async fn serve(
     notices: mpsc::Sender<Notice>,
 ) {
     let places = Arc::new(Semaphore::new(RECALLS_MAX));
+    let write_places = Arc::new(Semaphore::new(WRITE_RECALLS_MAX));
     while let Some(event) = events.recv().await {
         match event {
             SessionEvent::Recall(recall) => {
                 // In the task, so that a cut never waits behind recalls.
-                let (places, fs) = (Arc::clone(&places), Arc::clone(&fs));
+                let places = if is_of_writes(&recall) { &write_places } else { &places };
+                let (places, fs) = (Arc::clone(places), Arc::clone(&fs));
                 tokio::spawn(async move {
                     // Closed never.
                     let Ok(place) = places.acquire_owned().await else { return };
@@ -82,6 +88,10 @@ pub async fn serve(
 /// kernel: while it drops names it waits for what is under way in their
 /// directory, which meta lets only one mount keep names of.
 async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
+    if is_of_writes(&recall) {
+        give_up_writes(fs, &recall).await;
+        return;
+    }
     if recall.all {
         drop_all(fs).await;
         return;
@@ -106,6 +116,23 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     if tokio::time::timeout(PAGES_WAIT, pages).await.is_err() {
         tracing::debug!("pages of a recalled file are in use; they are dropped later");
     }
+}
+
+/// Of the right to buffer writes, and of nothing else?
+fn is_of_writes(recall: &v1::Recall) -> bool {
+    recall.all_writes || !recall.write_inos.is_empty()
+}
+
+/// What was written leaves the mount. A right that is on its way is void.
+async fn give_up_writes(fs: &Arc<FileSystem>, recall: &v1::Recall) {
+    if recall.all_writes {
+        fs.freshness().recalled_all();
+        fs.data().give_up_writes(None).await;
+        return;
+    }
+    let inos: Vec<Ino> = recall.write_inos.iter().copied().map(Ino).collect();
+    fs.freshness().recalled(inos.iter().map(|ino| fs.inodes().kernel_ino(ino.0)));
+    fs.data().give_up_writes(Some(&inos)).await;
 }
 
 /// Other flags are in force. Answers given under the old ones are not used

@@ -102,6 +102,12 @@ impl MetaSession {
         Ok((Arc::new(MetaSession { opened, shared }), receiver))
     }
 
+    /// Do both sides know this feature of the protocol?
+    #[must_use]
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.opened.features.iter().any(|feature| feature == name)
+    }
+
     /// What meta granted (the session key is cleared).
     #[must_use]
     pub fn opened(&self) -> &v1::OpenSessionReply {
@@ -163,7 +169,7 @@ impl MetaSession {
     /// which the session goes on as before; what is unavailable now;
     /// `UNSUPPORTED` by an old server; the cut's.
     pub async fn reauthenticate(&self, token: Token) -> Result<()> {
-        if !self.opened.features.iter().any(|feature| feature == protocol::REAUTHENTICATE) {
+        if !self.has_feature(protocol::REAUTHENTICATE) {
             return Err(Error::new(
                 Code::Unsupported,
                 "the metadata server is too old to take another secret for a live mount; mount \

@@ -115,6 +115,7 @@ fn try_open(
         return Err(Error::bare(Code::VolumeRetired));
     }
     served.blocks.store()?;
+    let knows = |name: &str| request.features.iter().any(|feature| feature == name);
     let opened = served.volume.open_session(NewSession {
         token_id: verdict.subject.token,
         secret_id: verdict.secret_id,
@@ -122,7 +123,8 @@ fn try_open(
         token_flags: verdict.flags,
         requested: request.requested.unwrap_or_default(),
         honours: honoured(&request.honours),
-        recalls: request.features.iter().any(|feature| feature == protocol::RECALL),
+        recalls: knows(protocol::RECALL),
+        write_rights: knows(protocol::WRITE_RIGHTS),
         host_name: request.host_name.clone(),
         dir: request.dir.clone(),
         peer: caller.peer.0.to_string(),

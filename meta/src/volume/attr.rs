@@ -31,5 +31,6 @@ pub(super) fn attr(ino: Ino, inode: &Inode) -> v1::Attr {
         btime: inode.btime,
         change: inode.change,
         cache_millis: 0,
+        write_right: 0,
     }
 }

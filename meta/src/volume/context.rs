@@ -8,7 +8,7 @@ use flexfs_proto::v1;
 
 use super::caller::Who;
 use super::lock_wait::LockWaiters;
-use super::rights::Keep;
+use super::rights::{Keep, Rights, Wish};
 use super::scope::Scopes;
 use super::session::Session;
 use super::superblock::Identity;
@@ -29,6 +29,12 @@ pub(super) struct Context<'a> {
     pub(super) scope_epoch: u64,
     /// What the answer lets the mount keep.
     pub(super) keep: Cell<Keep>,
+    /// Whether the answer may come with the right to buffer writes.
+    pub(super) wish: Cell<Wish>,
+    /// The file whose contents the answer tells; its attributes are seen in
+    /// the answer itself.
+    pub(super) reads: Cell<Option<Ino>>,
+    pub(super) rights: &'a Rights,
 }
 
 impl Context<'_> {

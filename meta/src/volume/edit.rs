@@ -32,6 +32,8 @@ pub(super) struct Effects {
     pub(super) changed: Vec<Ino>,
     /// Directories in which a name changed.
     pub(super) renamed: Vec<Ino>,
+    /// Sessions whose last open of an inode ended.
+    pub(super) closed: Vec<(SessionId, Ino)>,
 }
 
 impl Effects {
@@ -59,7 +61,7 @@ pub(super) struct Extent {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     savepoint: Savepoint,
-    lengths: [usize; 8],
+    lengths: [usize; 9],
 }
 
 /// One transaction on a volume.
@@ -115,6 +117,7 @@ impl<'a> Edit<'a> {
             effects.waits.len(),
             effects.changed.len(),
             effects.renamed.len(),
+            effects.closed.len(),
         ];
         Mark { savepoint: self.txn.savepoint(), lengths }
     }
@@ -122,7 +125,8 @@ impl<'a> Edit<'a> {
     /// Takes back everything since the mark.
     pub(super) fn rollback(&mut self, to: Mark) {
         self.txn.rollback(to.savepoint);
-        let [unlocked, left_scopes, ended, minted, opens, waits, changed, renamed] = to.lengths;
+        let [unlocked, left_scopes, ended, minted, opens, waits, changed, renamed, closed] =
+            to.lengths;
         self.effects.unlocked.truncate(unlocked);
         self.effects.left_scopes.truncate(left_scopes);
         self.effects.ended.truncate(ended);
@@ -131,6 +135,7 @@ impl<'a> Edit<'a> {
         self.effects.waits.truncate(waits);
         self.effects.changed.truncate(changed);
         self.effects.renamed.truncate(renamed);
+        self.effects.closed.truncate(closed);
     }
 
     pub(super) fn put_raw(&mut self, key: &[u8], value: &[u8]) {

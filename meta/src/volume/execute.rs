@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use flexfs_common::ids::SessionId;
+use flexfs_common::ids::{Ino, SessionId};
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
@@ -17,7 +17,7 @@ use super::lock_wait;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
 use super::recalls::{self, Ticket};
-use super::rights::Keep;
+use super::rights::{Blocked, Keep, Wish};
 use super::session::Session;
 use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
@@ -35,6 +35,11 @@ const WRITES_MAX: usize = 16_384;
 struct Answered {
     outcome: Result<Outcome>,
     keep: Keep,
+    wish: Wish,
+    /// The file whose contents are told.
+    reads: Option<Ino>,
+    /// What it has to wait for before it is carried out; it was not.
+    blocked: Option<Blocked>,
     /// Its first answer may not have been given yet.
     repeated: bool,
     /// Where its changes end in those of the transaction.
@@ -51,7 +56,46 @@ struct Work {
 
 impl Answered {
     fn new(outcome: Result<Outcome>, keep: Keep) -> Answered {
-        Answered { outcome, keep, repeated: false, until: Extent::default() }
+        Answered {
+            outcome,
+            keep,
+            wish: Wish::Nothing,
+            reads: None,
+            blocked: None,
+            repeated: false,
+            until: Extent::default(),
+        }
+    }
+
+    /// What the operation has left behind beside its outcome.
+    fn take(&mut self, ctx: &Context<'_>) {
+        self.keep = ctx.keep.get();
+        self.wish = ctx.wish.get();
+        self.reads = ctx.reads.get();
+    }
+
+    fn blocked(by: Blocked) -> Answered {
+        let outcome = Err(Error::bare(Code::Internal));
+        Answered { blocked: Some(by), ..Answered::new(outcome, Keep::Nothing) }
+    }
+
+    /// The inodes that the answer tells something of.
+    fn told(&self) -> Vec<Ino> {
+        let mut inos: Vec<Ino> = self.reads.into_iter().collect();
+        let Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)) = &self.outcome else {
+            return inos;
+        };
+        let mut add = |attr: Option<&v1::Attr>| inos.extend(attr.map(|attr| Ino(attr.ino)));
+        match result {
+            reply::Result::Entry(entry) => add(entry.attr.as_ref()),
+            reply::Result::Attr(attr) => add(Some(attr)),
+            reply::Result::Opened(opened) => add(opened.attr.as_ref()),
+            reply::Result::DirPage(page) => {
+                page.entries.iter().for_each(|entry| add(entry.attr.as_ref()));
+            }
+            _ => {}
+        }
+        inos
     }
 }
 
@@ -109,28 +153,97 @@ impl Volume {
     /// one group commit. Blocks for microseconds to milliseconds; call it off
     /// the async workers' critical path (block_in_place). Pending executions
     /// must be polled in a tokio runtime.
-    pub fn execute(&self, session: SessionId, generation: u64, ops: Vec<v1::Op>) -> Vec<Execution> {
+    pub fn execute(
+        self: &Arc<Self>,
+        session: SessionId,
+        generation: u64,
+        ops: Vec<v1::Op>,
+    ) -> Vec<Execution> {
+        if let Ok(session) = self.sessions.live(session)
+            && session.check_generation(generation).is_ok()
+        {
+            session.heard();
+        }
+        self.carry_out(session, generation, &ops)
+    }
+
+    fn carry_out(
+        self: &Arc<Self>,
+        session: SessionId,
+        generation: u64,
+        ops: &[v1::Op],
+    ) -> Vec<Execution> {
         let session = match self.sessions.live(session) {
             Ok(session) => session,
-            Err(error) => return refuse_all(&ops, &error),
+            Err(error) => return refuse_all(ops, &error),
         };
         if let Err(error) = session.check_generation(generation) {
-            return refuse_all(&ops, &error);
+            return refuse_all(ops, &error);
         }
         if ops.len() > limits::OPS_PER_FRAME_MAX {
             let error = Error::new(Code::ProtocolInvalid, "too many operations in one frame");
-            return refuse_all(&ops, &error);
+            return refuse_all(ops, &error);
         }
-        session.heard();
         let first = ops.iter().position(Operation::is_mutation).unwrap_or(ops.len());
         let last = ops.iter().rposition(Operation::is_mutation).map_or(first, |last| last + 1);
         let (before, rest) = ops.split_at(first);
         let (changing, after) = rest.split_at(last - first);
         let mut done = Vec::with_capacity(ops.len());
-        self.query_all(&session, before, &mut done);
+        self.query_all(&session, generation, before, &mut done);
         self.change_all(&session, generation, changing, &mut done);
-        self.query_all(&session, after, &mut done);
+        self.query_all(&session, generation, after, &mut done);
         done
+    }
+
+    /// The operation once more, when nobody has anything any more that it has
+    /// to see.
+    fn again(
+        self: &Arc<Self>,
+        session: SessionId,
+        generation: u64,
+        op: &v1::Op,
+        mut blocked: Blocked,
+    ) -> Execution {
+        let (volume, op) = (Arc::clone(self), op.clone());
+        Execution::Pending(Box::pin(async move {
+            blocked.over().await;
+            {
+                // Commits of whoever lost a right are before this or refused.
+                let _writer = volume.writer.lock();
+                volume.rights.pass_on(&blocked);
+            }
+            let request_id = op.request_id;
+            match volume.carry_out(session, generation, &[op]).pop() {
+                Some(Execution::Done(reply)) => reply,
+                Some(Execution::Pending(later)) => later.await,
+                None => error_reply(request_id, &Error::bare(Code::Internal)),
+            }
+        }))
+    }
+
+    /// What has to arrive before this may be told or changed. `stamp` was taken
+    /// before the view.
+    fn blocked(
+        &self,
+        session: SessionId,
+        (view, stamp): (View<'_>, u64),
+        answered: &Answered,
+        changed: &[Ino],
+    ) -> Result<Option<Blocked>> {
+        let acquires = answered.wish == Wish::Acquire;
+        if self.rights.has_no_writers() && !acquires {
+            return Ok(None);
+        }
+        let mut inos = answered.told();
+        inos.extend_from_slice(changed);
+        inos.sort_unstable();
+        inos.dedup();
+        let may_write = |session, ino| view.held_open_by(ino, session);
+        let mut blocked = self.rights.recall_writers(session, (&inos, stamp), &may_write)?;
+        if acquires {
+            inos.iter().for_each(|ino| self.rights.make_way(session, *ino, &mut blocked));
+        }
+        Ok((!blocked.is_nothing()).then_some(blocked))
     }
 
     fn frame<'f>(&self, session: &'f Session) -> Frame<'f> {
@@ -154,11 +267,20 @@ impl Volume {
             who: Who::of(op.caller.as_ref(), &frame.flags)?,
             scope_epoch: frame.scope_epoch,
             keep: Cell::new(Keep::Attributes),
+            wish: Cell::default(),
+            reads: Cell::default(),
+            rights: &self.rights,
         })
     }
 
     /// Operations that change nothing, on one snapshot.
-    fn query_all(&self, session: &Session, ops: &[v1::Op], done: &mut Vec<Execution>) {
+    fn query_all(
+        self: &Arc<Self>,
+        session: &Session,
+        generation: u64,
+        ops: &[v1::Op],
+        done: &mut Vec<Execution>,
+    ) {
         if ops.is_empty() {
             return;
         }
@@ -174,26 +296,36 @@ impl Volume {
         let version = self.engine.head();
         let view = View::new(&*snapshot, &self.keys);
         let mut answered: Vec<Answered> =
-            ops.iter().map(|op| self.query(&frame, view, op)).collect();
+            ops.iter().map(|op| self.query(&frame, (view, stamp), op)).collect();
         self.grant(&frame, stamp, &mut answered);
         for (op, answered) in ops.iter().zip(answered) {
-            done.push(self.execution(&frame, op.request_id, answered.outcome, version));
+            done.push(match answered.blocked {
+                Some(blocked) => self.again(session.id, generation, op, blocked),
+                None => self.execution(&frame, op.request_id, answered.outcome, version),
+            });
         }
     }
 
-    fn query(&self, frame: &Frame<'_>, view: View<'_>, op: &v1::Op) -> Answered {
-        let mut keep = Keep::Nothing;
-        let outcome = (|| {
+    fn query(&self, frame: &Frame<'_>, (view, stamp): (View<'_>, u64), op: &v1::Op) -> Answered {
+        let mut answered = Answered::new(Err(Error::bare(Code::Internal)), Keep::Nothing);
+        answered.outcome = (|| {
             frame.session.check_live()?;
             let ctx = self.context(frame, op)?;
             let outcome = match Operation::of(op)? {
                 Operation::Query(query) => query.answer(&ctx, view),
                 Operation::Mutation(_) => Err(Error::bare(Code::Internal)),
             };
-            keep = ctx.keep.get();
+            answered.take(&ctx);
             outcome
         })();
-        Answered::new(outcome, keep)
+        if answered.outcome.is_err() {
+            return answered;
+        }
+        match self.blocked(frame.session.id, (view, stamp), &answered, &[]) {
+            Ok(None) => answered,
+            Ok(Some(blocked)) => Answered::blocked(blocked),
+            Err(error) => Answered::new(Err(error), Keep::Nothing),
+        }
     }
 
     /// Lets the mount keep what it is answered, as far as may be.
@@ -204,10 +336,10 @@ impl Volume {
         if !Arc::ptr_eq(&frame.flags, &frame.session.flags()) {
             return;
         }
-        for Answered { outcome, keep, .. } in answered {
+        for Answered { outcome, keep, wish, .. } in answered {
             match (outcome.as_mut(), *keep) {
                 (Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)), keep) => {
-                    granting.fill(result, keep);
+                    granting.fill(result, (keep, *wish));
                 }
                 // Said of a name in a directory that was reached and searched.
                 (Err(error), Keep::Names(dir)) if error.code() == Code::FsNotFound => {
@@ -224,7 +356,7 @@ impl Volume {
 
     /// Operations from the first to the last mutation of a frame.
     fn change_all(
-        &self,
+        self: &Arc<Self>,
         session: &Session,
         generation: u64,
         mut ops: &[v1::Op],
@@ -252,7 +384,7 @@ impl Volume {
     /// As many operations as one transaction takes, in one transaction: all,
     /// or those before the one that needs `Step` first.
     fn change_some(
-        &self,
+        self: &Arc<Self>,
         session: &Session,
         generation: u64,
         ops: &[v1::Op],
@@ -276,7 +408,8 @@ impl Volume {
         });
         match result {
             Ok(committed) => {
-                self.answer(frame, (ops, work.answered), committed, writer, done);
+                let ops = (ops, work.answered, generation);
+                self.answer(frame, ops, committed, writer, done);
                 work.step
             }
             Err(error) => {
@@ -307,6 +440,23 @@ impl Volume {
                     answered = Answered::new(Err(error), Keep::Nothing);
                 }
             }
+            if answered.outcome.is_ok() {
+                let from = work.answered.last().map_or(0, |before| before.until.changed);
+                let changed = edit.effects.changed.get(from..).unwrap_or_default();
+                // Under the writer lock nothing arrives meanwhile.
+                let view = (edit.view(), u64::MAX);
+                match self.blocked(frame.session.id, view, &answered, changed) {
+                    Ok(None) => {}
+                    Ok(Some(blocked)) => {
+                        edit.rollback(mark);
+                        answered = Answered::blocked(blocked);
+                    }
+                    Err(error) => {
+                        edit.rollback(mark);
+                        answered = Answered::new(Err(error), Keep::Nothing);
+                    }
+                }
+            }
             answered.until = edit.effects.extent();
             work.answered.push(answered);
         }
@@ -314,9 +464,9 @@ impl Volume {
 
     /// What was committed takes effect in memory, and is answered.
     fn answer(
-        &self,
+        self: &Arc<Self>,
         frame: &Frame<'_>,
-        (ops, mut answered): (&[v1::Op], Vec<Answered>),
+        (ops, mut answered, generation): (&[v1::Op], Vec<Answered>, u64),
         (version, effects): (CommitVersion, Effects),
         writer: MutexGuard<'_, ()>,
         done: &mut Vec<Execution>,
@@ -335,6 +485,10 @@ impl Volume {
         drop(writer);
         let mut waits = waits.into_iter();
         for ((op, answered), recalls) in ops.iter().zip(answered).zip(recalls) {
+            if let Some(blocked) = answered.blocked {
+                done.push(self.again(frame.session.id, generation, op, blocked));
+                continue;
+            }
             let execution = match answered.outcome {
                 Ok(Outcome::Wait(_)) => match waits.next() {
                     Some((id, ticket)) => waiting(id, ticket),
@@ -386,7 +540,11 @@ impl Volume {
         }
         let ctx = self.context(frame, op)?;
         let mutation = match Operation::of(op)? {
-            Operation::Query(query) => return query.answer(&ctx, edit.view()),
+            Operation::Query(query) => {
+                let outcome = query.answer(&ctx, edit.view());
+                (answered.wish, answered.reads) = (ctx.wish.get(), ctx.reads.get());
+                return outcome;
+            }
             Operation::Mutation(mutation) => mutation,
         };
         let (session, slot) = (frame.session.id, (op.slot, op.sequence));
@@ -399,7 +557,7 @@ impl Volume {
             return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
         }
         let outcome = mutation.carry_out(&ctx, edit, slot)?;
-        answered.keep = ctx.keep.get();
+        answered.take(&ctx);
         match &outcome {
             Outcome::Answer(result) | Outcome::AnswerSynced(result) => {
                 slots::keep(edit, session, slot, Some(result));

@@ -65,6 +65,7 @@ impl Volume {
             Ok(())
         })?;
         let identity = identity.ok_or_else(|| Error::bare(Code::EngineFailed))?;
+        let write_rights_from = (identity.epoch << GENERATION_BITS) + 1;
         let volume = Volume {
             syncs: Arc::new(SyncPump::new(Arc::clone(&engine))),
             engine,
@@ -76,7 +77,7 @@ impl Volume {
             writer: Mutex::new(()),
             sessions: SessionTable::default(),
             scopes: Scopes::default(),
-            rights: Rights::default(),
+            rights: Rights::new(write_rights_from),
             lost: Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN)),
             waiters: Arc::new(LockWaiters::default()),
             ended: Mutex::default(),
@@ -148,6 +149,7 @@ impl Volume {
                 recalls: new.recalls,
                 honours: Some(new.honours),
                 sealed_key: sealed_key.clone(),
+                write_rights: new.write_rights,
             };
             edit.put(&self.keys.session(id), &row);
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));

@@ -28,6 +28,7 @@ pub(super) enum Query<'o> {
     GetLock(&'o v1::GetLock),
     Sync,
     Access(&'o v1::Access),
+    AcquireWrite(&'o v1::AcquireWrite),
 }
 
 /// An operation that changes something: it carries a slot and a sequence.
@@ -76,6 +77,7 @@ impl<'o> Operation<'o> {
             Body::GetLock(op) => Q(Query::GetLock(op)),
             Body::Sync(_) => Q(Query::Sync),
             Body::Access(op) => Q(Query::Access(op)),
+            Body::AcquireWrite(op) => Q(Query::AcquireWrite(op)),
             Body::SetAttr(op) => M(Mutation::SetAttr(op)),
             Body::Make(op) => M(Mutation::Make(op)),
             Body::Link(op) => M(Mutation::Link(op)),
@@ -111,6 +113,7 @@ impl<'o> Query<'o> {
             Query::ReadExtents(op) => Touch::One(&op.handle),
             Query::GetLock(op) => Touch::One(&op.handle),
             Query::Access(op) => Touch::One(&op.handle),
+            Query::AcquireWrite(op) => Touch::One(&op.handle),
             Query::Sync => Touch::Nothing,
         }
     }
@@ -128,6 +131,7 @@ impl<'o> Query<'o> {
             Query::ReadExtents(op) => extents::read_extents(ctx, view, &within.one()?, op),
             Query::GetLock(op) => lock::get(ctx, view, &within.one()?, op),
             Query::Access(op) => attributes::access(ctx, &within.one()?, op),
+            Query::AcquireWrite(op) => open::acquire_write(ctx, view, &within.one()?, op),
             Query::Sync => match empty() {
                 Outcome::Answer(answer) => Ok(Outcome::AnswerSynced(answer)),
                 other => Ok(other),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
+use flexfs_common::limits;
 use flexfs_proto::v1;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -19,11 +20,18 @@ pub(super) struct Ticket {
     /// When every right that it recalls has ended by itself: [`BootTime`] in
     /// nanoseconds.
     until: AtomicU64,
+    since: BootTime,
 }
 
 impl Ticket {
     pub(super) fn new(until: BootTime) -> Arc<Ticket> {
-        Arc::new(Ticket { done: CancellationToken::new(), until: AtomicU64::new(until.as_nanos()) })
+        let (done, since) = (CancellationToken::new(), BootTime::now());
+        Arc::new(Ticket { done, until: AtomicU64::new(until.as_nanos()), since })
+    }
+
+    /// When it began.
+    pub(super) fn since(&self) -> BootTime {
+        self.since
     }
 
     /// It recalls another right as well, which ends then.
@@ -44,6 +52,11 @@ impl Ticket {
     #[cfg(test)]
     pub(super) fn pretend_over(&self) {
         self.done.cancel();
+    }
+
+    #[cfg(test)]
+    pub(super) fn left(&self) -> Duration {
+        self.until().left()
     }
 
     async fn over(&self) {
@@ -73,6 +86,8 @@ pub(super) struct Recalled {
     pub(super) inos: Vec<u64>,
     pub(super) name_inos: Vec<u64>,
     pub(super) all: bool,
+    pub(super) write_inos: Vec<u64>,
+    pub(super) all_writes: bool,
 }
 
 #[derive(Debug)]
@@ -96,18 +111,38 @@ struct Inner {
 }
 
 /// The recalls of one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RecallQueue {
     inner: Mutex<Inner>,
     wake: Notify,
+    /// The mount knows the right to buffer writes.
+    knows_write_rights: bool,
+    /// When the session was last heard, [`BootTime`] in nanoseconds.
+    heard: AtomicU64,
 }
 
 impl RecallQueue {
     /// A queue whose ids are above `ids_after`: answers to recalls of before a
     /// restart must not be taken for answers to those of after it.
-    pub(super) fn new(ids_after: u64) -> RecallQueue {
+    pub(super) fn new(ids_after: u64, knows_write_rights: bool) -> RecallQueue {
         let inner = Inner { next_id: ids_after, ..Inner::default() };
-        RecallQueue { inner: Mutex::new(inner), wake: Notify::new() }
+        let heard = AtomicU64::new(BootTime::now().as_nanos());
+        RecallQueue { inner: Mutex::new(inner), wake: Notify::new(), knows_write_rights, heard }
+    }
+
+    pub(super) fn knows_write_rights(&self) -> bool {
+        self.knows_write_rights
+    }
+
+    /// The session was heard: its lease begins anew.
+    pub(super) fn heard(&self, at: BootTime) {
+        self.heard.store(at.as_nanos(), Ordering::Release);
+    }
+
+    /// When its lease is over for everyone, if nothing more is heard of it.
+    pub(super) fn lease_end(&self) -> BootTime {
+        let heard = BootTime::from_nanos(self.heard.load(Ordering::Acquire));
+        heard.after(limits::LEASE + limits::LEASE_MARGIN)
     }
 
     /// Sends a recall; `ticket` is over when it is answered.
@@ -155,8 +190,9 @@ impl RecallQueue {
         }
         while let Some(id) = inner.to_send.pop_front() {
             if let Some(open) = inner.open.get(&id) {
-                let Recalled { inos, name_inos, all } = open.recalled.clone();
-                return Some(v1::Recall { id, inos, name_inos, all });
+                let Recalled { inos, name_inos, all, write_inos, all_writes } =
+                    open.recalled.clone();
+                return Some(v1::Recall { id, inos, name_inos, all, write_inos, all_writes });
             }
         }
         None
@@ -212,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_recall_is_sent_until_it_is_answered_and_only_on_the_latest_connection() {
-        let queue = RecallQueue::default();
+        let queue = RecallQueue::new(0, false);
         let ticket = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
         queue.push(recalled(5), Arc::clone(&ticket));
         queue.attach(1);
@@ -231,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_time_of_the_right_or_the_session() {
-        let queue = RecallQueue::default();
+        let queue = RecallQueue::new(0, false);
         let short = Ticket::new(BootTime::now());
         short.covers(BootTime::now().after(Duration::from_millis(30)));
         queue.push(recalled(5), Arc::clone(&short));

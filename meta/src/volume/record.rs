@@ -254,6 +254,9 @@ pub(super) struct SessionRow {
     /// Its key, see [`super::seal::SessionSeal`].
     #[prost(bytes = "bytes", tag = "14")]
     pub(super) sealed_key: Bytes,
+    /// The mount knows the right to buffer writes.
+    #[prost(bool, tag = "15")]
+    pub(super) write_rights: bool,
 }
 
 impl std::fmt::Debug for SessionRow {

@@ -5,11 +5,12 @@
 //! session counts as having everything until it says otherwise.
 //!
 //! A right is granted with an answer, for at most a lease. Before a change of
-//! another session returns, it is recalled.
+//! another session returns, it is recalled. The right to buffer writes has
+//! rules of its own, see [`writers`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use flexfs_common::clock::BootTime;
@@ -21,6 +22,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::recalls::{RecallQueue, Recalled, Ticket};
 use super::session::Session;
+
+mod writers;
+
+pub(super) use writers::Blocked;
+use writers::Writer;
 
 /// Inodes with rights, per volume: some 150 bytes each.
 const PLACES_MAX: usize = 262_144;
@@ -47,6 +53,17 @@ pub(super) enum Keep {
     Names(Ino),
 }
 
+/// Whether an answer may come with the right to buffer writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Wish {
+    #[default]
+    Nothing,
+    /// The file was opened for writing: if nobody has to give up anything.
+    Open,
+    /// It was asked for.
+    Acquire,
+}
+
 /// A session that may keep something.
 #[derive(Debug)]
 struct Keeper {
@@ -70,19 +87,32 @@ impl Keeper {
 struct Place {
     attributes: Vec<Keeper>,
     names: Option<Keeper>,
+    writer: Option<Writer>,
     /// Until then only this session is granted anything.
     quiet: Option<(Option<SessionId>, BootTime)>,
+    /// Likewise, and this one waited for the right to buffer writes, or for
+    /// what had been written.
+    waited: Option<(SessionId, BootTime)>,
 }
 
 impl Place {
     fn is_quiet_for(&self, session: SessionId, now: BootTime) -> bool {
         self.quiet.is_some_and(|(by, until)| until > now && by != Some(session))
+            || self.is_waited_for_by_another(session, now).is_some()
+    }
+
+    /// Until when nobody but another session is granted the right to buffer.
+    fn is_waited_for_by_another(&self, session: SessionId, now: BootTime) -> Option<BootTime> {
+        let waited = self.waited.filter(|(by, until)| *until > now && *by != session);
+        waited.map(|(_, until)| until)
     }
 
     fn is_over(&self, now: BootTime) -> bool {
         self.quiet.is_none_or(|(_, until)| until <= now)
+            && self.waited.is_none_or(|(_, until)| until <= now)
             && self.attributes.iter().all(|keeper| keeper.is_gone(now))
             && self.names.as_ref().is_none_or(|keeper| keeper.is_gone(now))
+            && self.writer.as_ref().is_none_or(Writer::is_gone)
     }
 }
 
@@ -90,15 +120,23 @@ impl Place {
 struct Inner {
     /// The stamp of the latest change, by class of inode.
     changed: Vec<u64>,
+    /// The stamp when a right to buffer writes was last given up, likewise.
+    written: Vec<u64>,
     places: HashMap<Ino, Place>,
     /// Sessions of before a restart, until they have given up everything;
     /// `None` stands for those that were lost.
     unknown: Vec<(Option<SessionId>, Arc<Ticket>)>,
+    /// Of these, those that may have buffered writes, until they have sent them.
+    unknown_writers: Vec<(SessionId, Arc<Ticket>)>,
     /// Recalls that are not over, and from whom, for answers that are repeated.
     open: Vec<(Option<SessionId>, Arc<Ticket>)>,
     /// Rights granted since the last look, and those found then.
     keepers: usize,
     distrusted: HashMap<TokenId, BootTime>,
+    /// Of the next right to buffer writes. Higher than all of before a restart.
+    next_number: u64,
+    /// At the last sweep.
+    had_writers: bool,
 }
 
 /// All rights of a volume. Its lock is held for a few hash operations.
@@ -106,6 +144,8 @@ struct Inner {
 pub(super) struct Rights {
     /// Rises with every change that was published.
     stamp: AtomicU64,
+    /// Was a right to buffer writes granted since the last look that found none?
+    may_have_writers: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -130,21 +170,28 @@ impl Batches {
     }
 }
 
-impl Default for Rights {
-    fn default() -> Rights {
+impl Rights {
+    /// No rights; those to buffer writes are numbered from here.
+    pub(super) fn new(first_number: u64) -> Rights {
         let inner = Inner {
             changed: vec![0; CLASSES],
+            written: vec![0; CLASSES],
             places: HashMap::new(),
             unknown: Vec::new(),
+            unknown_writers: Vec::new(),
             open: Vec::new(),
             keepers: 0,
             distrusted: HashMap::new(),
+            next_number: first_number,
+            had_writers: false,
         };
-        Rights { stamp: AtomicU64::new(0), inner: Mutex::new(inner) }
+        Rights {
+            stamp: AtomicU64::new(0),
+            may_have_writers: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
     }
-}
 
-impl Rights {
     /// To be taken BEFORE the view that an answer is read from.
     pub(super) fn stamp(&self) -> u64 {
         self.stamp.load(Ordering::Acquire)
@@ -228,6 +275,7 @@ impl Rights {
         if let Some(ticket) = self.recall_all(session) {
             self.inner.lock().unknown.push((Some(session.id), ticket));
         }
+        self.recovered_writer(session);
     }
 
     /// Sessions of before a restart that are no more: nobody can be asked to
@@ -269,6 +317,13 @@ impl Rights {
             !place.is_over(now)
         });
         inner.keepers = keepers;
+        inner.unknown_writers.retain(|(_, ticket)| !ticket.is_over());
+        let any = !inner.unknown_writers.is_empty()
+            || inner.places.values().any(|place| place.writer.is_some());
+        // Found twice: whatever was read before the last one was given up is
+        // answered by then.
+        self.may_have_writers.store(any || inner.had_writers, Ordering::Release);
+        inner.had_writers = any;
     }
 
     /// To grant rights with answers read after `stamp` was taken; `None` for
@@ -285,7 +340,8 @@ impl Rights {
         if distrusted || inner.distrusted.len() >= DISTRUSTED_MAX {
             return None;
         }
-        Some(Granting { inner, session: session.id, queue, stamp, now })
+        let rights = self;
+        Some(Granting { rights, inner, session: session.id, queue, stamp, now })
     }
 }
 
@@ -314,6 +370,7 @@ fn recall(
 
 /// Rights being granted to one session.
 pub(super) struct Granting<'r> {
+    rights: &'r Rights,
     inner: MutexGuard<'r, Inner>,
     session: SessionId,
     queue: &'r Arc<RecallQueue>,
@@ -328,7 +385,16 @@ fn millis() -> u32 {
 
 impl Granting<'_> {
     /// Grants what goes with an answer, and says so in it.
-    pub(super) fn fill(&mut self, result: &mut reply::Result, keep: Keep) {
+    pub(super) fn fill(&mut self, result: &mut reply::Result, (keep, wish): (Keep, Wish)) {
+        match (wish, &mut *result) {
+            (Wish::Nothing, _) => {}
+            (_, reply::Result::Entry(v1::Entry { attr: Some(attr), .. }))
+            | (_, reply::Result::Opened(v1::Opened { attr: Some(attr), .. }))
+            | (_, reply::Result::Attr(attr)) => {
+                self.write_right(attr, wish == Wish::Acquire);
+            }
+            _ => {}
+        }
         let names = match keep {
             Keep::Nothing => return,
             Keep::Attributes => 0,
@@ -369,6 +435,9 @@ impl Granting<'_> {
         let new = self.keeper();
         let Some(place) = self.place(Ino(attr.ino)) else { return };
         place.attributes.retain(|keeper| !keeper.is_gone(now));
+        if place.is_written_by_another(session) {
+            return;
+        }
         match place.attributes.iter_mut().find(|keeper| keeper.session == session) {
             Some(keeper) if keeper.recall.is_some() => return,
             Some(keeper) => keeper.until = new.until,
@@ -389,6 +458,12 @@ impl Granting<'_> {
     /// Where a right on this inode is kept, if there may be one: nothing has
     /// changed since the answer was read, and it is not being fought over.
     fn place(&mut self, ino: Ino) -> Option<&mut Place> {
+        let (session, now) = (self.session, self.now);
+        self.any_place(ino).filter(|place| !place.is_quiet_for(session, now))
+    }
+
+    /// As [`Granting::place`], also if it is being fought over.
+    fn any_place(&mut self, ino: Ino) -> Option<&mut Place> {
         let inner = &mut *self.inner;
         if inner.changed.get(class(ino)).is_none_or(|changed| *changed > self.stamp) {
             return None;
@@ -400,7 +475,6 @@ impl Granting<'_> {
             return None;
         }
         inner.keepers += 1;
-        let place = inner.places.entry(ino).or_default();
-        (!place.is_quiet_for(self.session, self.now)).then_some(place)
+        Some(inner.places.entry(ino).or_default())
     }
 }

@@ -104,7 +104,9 @@ impl Session {
             heard: AtomicU64::new(BootTime::now().as_nanos()),
             minted: AtomicI64::new(0),
             opens: AtomicI64::new(0),
-            recalls: row.recalls.then(|| Arc::new(RecallQueue::new(parts.generation))),
+            recalls: row
+                .recalls
+                .then(|| Arc::new(RecallQueue::new(parts.generation, row.write_rights))),
             #[cfg(test)]
             pretended: AtomicU64::new(0),
             row,
@@ -213,7 +215,11 @@ impl Session {
 
     /// It was heard: the lease begins anew.
     pub(super) fn heard(&self) {
-        self.heard.store(BootTime::now().as_nanos(), Ordering::Release);
+        let now = BootTime::now();
+        self.heard.store(now.as_nanos(), Ordering::Release);
+        if let Some(recalls) = &self.recalls {
+            recalls.heard(now);
+        }
         #[cfg(test)]
         self.pretended.store(0, Ordering::Release);
     }

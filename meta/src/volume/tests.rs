@@ -13,4 +13,5 @@ mod rename;
 mod rights;
 mod sealing;
 mod sessions;
+mod writing;
 mod xattrs;

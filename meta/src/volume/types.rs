@@ -78,6 +78,8 @@ pub struct NewSession {
     pub honours: v1::Flags,
     /// The client answers recalls.
     pub recalls: bool,
+    /// The client knows the right to buffer writes.
+    pub write_rights: bool,
     /// For listings.
     pub host_name: String,
     /// For listings: the mount point.

@@ -118,11 +118,13 @@ impl FileData {
     }
 
     fn commit_of(&self, base: &Base) -> v1::CommitData {
+        let state = self.state.lock();
         v1::CommitData {
             handle: self.handle.to_vec(),
             open_id: base.writer.open_id,
             base_change: base.change,
-            mtime: self.state.lock().mtime,
+            mtime: state.mtime,
+            write_right: state.right.under(),
             ..v1::CommitData::default()
         }
     }

@@ -14,6 +14,7 @@ use super::dirty::{self, Dirty, Segment};
 use super::extents::{Told, Windows};
 use super::failures::Failures;
 use super::prefetch::Pattern;
+use super::right::WriteRight;
 
 /// How meta keeps the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(super) struct FileState {
     /// The attributes after our last commit, until somebody else's come.
     pub(super) committed: Option<v1::Attr>,
     pub(super) pattern: Pattern,
+    pub(super) right: WriteRight,
 }
 
 impl FileState {
@@ -101,6 +103,7 @@ impl FileState {
             pages_stale: false,
             committed: None,
             pattern: Pattern::default(),
+            right: WriteRight::default(),
         };
         state.adopt(attr);
         state
@@ -293,6 +296,7 @@ impl FileState {
     /// Drops everything written. Returns its bytes.
     pub(super) fn discard(&mut self) -> u64 {
         let lost = self.dirty_bytes();
+        self.right.nothing_left();
         self.clip(0);
         self.mtime = None;
         self.full = None;

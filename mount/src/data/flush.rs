@@ -99,6 +99,9 @@ impl FileData {
                     state.failures.record(error);
                 }
                 let nobody = state.full.is_some() && state.opens == 0;
+                if error.code() == Code::WriteLost {
+                    state.right.give_up();
+                }
                 if is_hopeless(error) || nobody {
                     let lost = state.discard();
                     tracing::error!(ino = %self.ino, lost, code = %error.code(), "data is lost");
@@ -107,6 +110,7 @@ impl FileData {
         }
         if state.is_clean() {
             state.mtime = None;
+            state.right.nothing_left();
         }
         let excess = state.settle();
         let clean = state.is_clean();
@@ -196,6 +200,9 @@ fn is_outdated(error: &Error) -> bool {
 
 /// Can this never succeed, however often it is tried?
 fn is_hopeless(error: &Error) -> bool {
+    if error.code() == Code::WriteLost {
+        return true;
+    }
     error.kind() == Kind::Posix
         && !matches!(
             error.code(),

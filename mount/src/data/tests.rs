@@ -538,3 +538,60 @@ proptest! {
         runtime.block_on(play(steps));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_buffered_under_a_right_and_wait_for_their_commit_without() {
+    let mount = Mount::new().await;
+    let file = mount.create();
+    mount.server.world.lock().commit_failures = vec![Code::FsNoSpace];
+    write(&file, 0, b"one").await;
+    write(&file, 3, b"two").await;
+    let asked = |mount: &Mount| mount.server.world.lock().counts["AcquireWrite"];
+    assert_eq!(asked(&mount), 1, "once for all writes");
+    assert!(!file.is_clean(), "answered before meta has it");
+    mount.server.world.lock().commit_failures.clear();
+    // Taken back: what was written is at meta when that is done.
+    mount.server.world.lock().keeps_write_rights = true;
+    mount.plane.give_up_writes(Some(&[file.ino()])).await;
+    assert_eq!(mount.contents(&file), b"onetwo");
+    write(&file, 6, b"three").await;
+    assert_eq!(mount.contents(&file), b"onetwothree", "at meta when it is answered");
+    mount.server.world.lock().keeps_write_rights = false;
+    let before = asked(&mount);
+    write(&file, 11, b"four").await;
+    assert_eq!(asked(&mount), before + 1, "it asks anew");
+    mount.plane.give_up_writes(None).await;
+    assert_eq!(mount.contents(&file), b"onetwothreefour");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_under_a_right_that_has_passed_on_is_lost_and_told() {
+    let mount = Mount::new().await;
+    let file = mount.create();
+    write(&file, 0, b"kept").await;
+    flush(&file).await.unwrap();
+    mount.server.world.lock().passed_on = true;
+    write(&file, 0, b"lost").await;
+    assert_eq!(flush(&file).await.unwrap_err().code(), Code::WriteLost);
+    assert!(file.is_clean());
+    assert_eq!(mount.contents(&file), b"kept");
+    flush(&file).await.unwrap();
+    mount.server.world.lock().passed_on = false;
+    write(&file, 0, b"next").await;
+    flush(&file).await.unwrap();
+    assert_eq!(mount.contents(&file), b"next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sent_when_the_right_is_taken_back_is_lost_and_told() {
+    let mount = Mount::new().await;
+    let file = mount.create();
+    mount.server.world.lock().commit_failures = vec![Code::FsQuota; 10_000];
+    write(&file, 0, b"data").await;
+    mount.plane.give_up_writes(Some(&[file.ino()])).await;
+    assert!(file.is_clean(), "others do not wait for ever");
+    assert_eq!(flush(&file).await.unwrap_err().code(), Code::FsQuota);
+    mount.server.world.lock().commit_failures.clear();
+    flush(&file).await.unwrap();
+    assert_eq!(mount.contents(&file), b"");
+}

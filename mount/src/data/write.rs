@@ -11,9 +11,14 @@ use super::FileData;
 use super::file::Writer;
 use crate::session::clone_error;
 
+/// How often the right to buffer may be gone again before a write that was
+/// granted it does without.
+const RIGHT_ATTEMPTS: usize = 8;
+
 impl FileData {
-    /// Buffers a write; waits when too much is dirty. `append` writes at the
-    /// present end of file and ignores `offset`. Returns the bytes written.
+    /// Buffers a write; waits when too much is dirty, and for the commit when
+    /// meta does not let this mount buffer. `append` writes at the present end
+    /// of file and ignores `offset`. Returns the bytes written.
     ///
     /// # Errors
     /// `FS_READ_ONLY`, `FS_TOO_BIG`, `FS_NO_SPACE` or `FS_QUOTA` while what is buffered finds
@@ -30,25 +35,59 @@ impl FileData {
             .map_err(|_| Error::new(Code::FsInvalid, "a write of 4 GiB or more"))?;
         self.core.session.wait_ready().await?;
         self.core.session.check_writable()?;
-        if append {
-            self.revalidate(&(0..0)).await?;
-        }
         let writer = Writer { caller: caller.clone(), open_id };
         let mut at = (!append).then_some(offset);
-        let mut rest = data;
+        let (mut rest, mut waits) = (data, false);
         while !rest.is_empty() {
             let part = rest.split_to(rest.len().min(self.core.budget.chunk_max()));
             self.core.budget.charge(part.len(), &self.core.session, &self.core.flusher).await?;
-            at = Some(self.buffer(&writer, at, &part)?);
+            let mut charge = Charge { file: self, bytes: part.len() };
+            let mut attempts = 0;
+            let buffered = loop {
+                self.want_right(caller, open_id).await?;
+                if at.is_none() && !self.size_is_sure() {
+                    self.revalidate(&(0..0)).await?;
+                }
+                // Given up again at once: after some times it goes without.
+                let insists = attempts < RIGHT_ATTEMPTS;
+                attempts += 1;
+                if let Some(buffered) = self.buffer(&mut charge, &writer, at, (&part, insists))? {
+                    break buffered;
+                }
+            };
+            at = Some(buffered.end);
+            waits |= buffered.waits;
+        }
+        if waits {
+            self.flush(caller, open_id, false).await?;
         }
         Ok(length)
     }
 
+    /// Does nobody else move the end of the file, and is it known?
+    fn size_is_sure(&self) -> bool {
+        let state = self.state.lock();
+        state.right.is_held() && state.size_known
+    }
+
     /// Copies into the buffer what the budget was charged for, at `at` or at
-    /// the end of file. Returns where it ends.
-    fn buffer(self: &Arc<Self>, writer: &Writer, at: Option<u64>, part: &[u8]) -> Result<u64> {
+    /// the end of file. `None`: it `insists` on the right to buffer, which is
+    /// not there.
+    fn buffer(
+        self: &Arc<Self>,
+        charge: &mut Charge<'_>,
+        writer: &Writer,
+        at: Option<u64>,
+        (part, insists): (&[u8], bool),
+    ) -> Result<Option<Buffered>> {
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
+        if insists && self.core.write_rights {
+            if !state.right.is_held() || (at.is_none() && !state.size_known) {
+                return Ok(None);
+            }
+        }
+        charge.bytes = 0;
         state.charged += length;
         let start = at.unwrap_or_else(|| state.size_now());
         let end = start.checked_add(length).filter(|end| *end <= limits::FILE_SIZE_MAX);
@@ -57,11 +96,13 @@ impl FileData {
             (Some(_), Some(error)) => Some(clone_error(error)),
             (Some(_), None) => None,
         };
+        let mut waits = false;
         if refused.is_none() {
             state.dirty.write(start, part);
             state.dirty_since.get_or_insert_with(Instant::now);
             state.mtime = Some(self.core.session.meta_now());
             state.writer = Some(writer.clone());
+            waits = !state.right.wrote() && self.core.write_rights;
         }
         let due = state.dirty.has_full_block() && !state.flushing;
         let excess = state.settle();
@@ -71,6 +112,27 @@ impl FileData {
             return Err(error);
         }
         self.core.mark_dirty(self, due);
-        Ok(end.unwrap_or(start))
+        Ok(Some(Buffered { end: end.unwrap_or(start), waits }))
+    }
+}
+
+/// Bytes that are in the buffer.
+struct Buffered {
+    /// Where they end in the file.
+    end: u64,
+    /// Their writer has to wait for the commit.
+    waits: bool,
+}
+
+/// Bytes of the budget, until the file holds them.
+struct Charge<'f> {
+    file: &'f FileData,
+    bytes: usize,
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
+        self.file.core.budget.release(bytes);
     }
 }

@@ -124,6 +124,15 @@ impl FileSystem {
         }
     }
 
+    /// The right to buffer writes that came with an answer.
+    pub(super) fn may_buffer(&self, data: &FileData, ino: u64, attr: &v1::Attr, asked: Asked) {
+        // Held meanwhile: a recall that comes now finds it and takes it back.
+        let reading = self.freshness.reading();
+        if attr.write_right != 0 && reading.permits(ino, asked.stamp) {
+            data.may_buffer(attr.write_right);
+        }
+    }
+
     /// chmod, chown, truncate, utimens. What is dirty goes first, so that the
     /// times and the size set here are not overtaken by it.
     ///

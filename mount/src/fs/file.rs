@@ -1,5 +1,7 @@
 //! Open files: open, flush (close), release, fsync.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use flexfs_common::Result;
 use flexfs_proto::v1;
@@ -8,6 +10,7 @@ use flexfs_proto::v1::op::Body;
 use super::{Asked, FileSystem, reply};
 use crate::caller::Requester;
 use crate::handle_table::OpenFile;
+use crate::session::MetaSession;
 
 const O_TRUNC: u32 = libc::O_TRUNC as u32;
 const O_DIRECT: u32 = libc::O_DIRECT as u32;
@@ -73,6 +76,7 @@ impl FileSystem {
             data.truncated(attr);
         }
         self.trust(&data, ino, attr, asked);
+        self.may_buffer(&data, ino, attr, asked);
         let keep = self.inodes.keep_cache(ino, attr.change);
         let mode = match (flags & O_DIRECT != 0, keep) {
             (true, _) => OpenMode::Direct,
@@ -126,10 +130,19 @@ impl FileSystem {
             lock_owner: if had_flock { flock_owner } else { 0 },
             locks_only: false,
         };
-        if let Err(error) = self.session.call(caller, Body::Release(release)).await {
-            // The open ends with the session at the latest.
-            tracing::debug!(code = %error.code(), "release was not answered: {error}");
+        file.data.closing();
+        if !file.data.is_clean() && !had_flock {
+            // Meta takes the right to what is still here with the open, which
+            // therefore stays until it has arrived or is lost.
+            self.data.closed(self.inodes.meta_ino(file.ino));
+            let session = Arc::clone(&self.session);
+            tokio::spawn(async move {
+                file.data.until_clean().await;
+                release_open(&session, release).await;
+            });
+            return;
         }
+        release_open(&self.session, release).await;
         self.data.closed(self.inodes.meta_ino(file.ino));
     }
 
@@ -150,5 +163,13 @@ impl FileSystem {
     /// Meta's.
     pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
         self.call_open(who, Body::Sync(v1::Sync {})).await.map(reply::done)
+    }
+}
+
+/// Locks and opens belong to the session; who closed does not matter.
+async fn release_open(session: &MetaSession, release: v1::Release) {
+    if let Err(error) = session.call(v1::Caller::default(), Body::Release(release)).await {
+        // The open ends with the session at the latest.
+        tracing::debug!(code = %error.code(), "release was not answered: {error}");
     }
 }

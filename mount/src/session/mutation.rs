@@ -34,6 +34,7 @@ pub(super) fn is_mutation(body: &Body) -> bool {
         | Body::ReadExtents(_)
         | Body::GetLock(_)
         | Body::Sync(_)
+        | Body::AcquireWrite(_)
         | Body::Access(_) => false,
     }
 }
@@ -53,6 +54,7 @@ pub(super) fn needs_writable(body: &Body) -> bool {
         | Body::RemoveXattr(_)
         | Body::MintObjects(_)
         | Body::CommitData(_)
+        | Body::AcquireWrite(_)
         | Body::Fallocate(_) => true,
         Body::Release(_)
         | Body::SetLock(_)

@@ -75,7 +75,14 @@ pub(crate) struct World {
     pub(crate) offer_failures: Vec<Code>,
     /// Break the connection after the next of them.
     pub(crate) lose_offer_answer: bool,
+    /// Grants the right to buffer writes no longer; `passed_on`: to none of
+    /// before either.
+    pub(crate) keeps_write_rights: bool,
+    pub(crate) passed_on: bool,
 }
+
+/// The number of the right to buffer writes that this server grants.
+pub(crate) const WRITE_RIGHT: u64 = 7;
 
 impl World {
     fn fresh(&mut self) -> u64 {

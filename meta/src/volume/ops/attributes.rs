@@ -132,7 +132,7 @@ fn check_size(
     if op.open_id == 0 {
         need(inode, &ctx.who, W)?;
     } else {
-        need_write_open(ctx, edit, target, op.open_id)?;
+        need_write_open(ctx, edit.view(), target, op.open_id)?;
     }
     if size != inode.size {
         ctx.need_full_rights()?;
@@ -144,11 +144,11 @@ fn check_size(
 /// `FS_BAD_HANDLE` unless it is this session's open of this inode, for writing.
 pub(in crate::volume) fn need_write_open(
     ctx: &Context<'_>,
-    edit: &Edit<'_>,
+    view: View<'_>,
     target: &Reached,
     open_id: u64,
 ) -> Result<()> {
-    let row = edit.view().open_row(ctx.session.id, open_id)?.ok_or(Code::FsBadHandle)?;
+    let row = view.open_row(ctx.session.id, open_id)?.ok_or(Code::FsBadHandle)?;
     if row.ino == target.ino().0 && writes(row.flags) {
         Ok(())
     } else {

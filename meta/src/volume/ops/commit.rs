@@ -37,7 +37,11 @@ pub(in crate::volume) fn commit_data(
     if op.open_id == 0 {
         need(old, &ctx.who, W)?;
     } else {
-        need_write_open(ctx, edit, target, op.open_id)?;
+        need_write_open(ctx, edit.view(), target, op.open_id)?;
+    }
+    let right = op.write_right;
+    if right != 0 && !ctx.rights.allows_commit(ctx.session.id, ino, right) {
+        return Err(Code::WriteLost.into());
     }
     if op.min_size > limits::FILE_SIZE_MAX {
         return Err(Code::FsTooBig.into());

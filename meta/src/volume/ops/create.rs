@@ -6,7 +6,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::reply;
 
-use super::open::{O_TRUNC, open_inode};
+use super::open::{O_TRUNC, open_inode, writes};
 use crate::volume::attr::attr;
 use crate::volume::confine::{self, Reached};
 use crate::volume::context::Context;
@@ -14,6 +14,7 @@ use crate::volume::edit::Edit;
 use crate::volume::outcome::Outcome;
 use crate::volume::permission::{MODE_BITS, S_ISGID, S_ISUID, W, X, need};
 use crate::volume::record::Inode;
+use crate::volume::rights::Wish;
 use crate::volume::{dentry, inodes};
 
 pub(in crate::volume) fn make(
@@ -51,6 +52,9 @@ pub(in crate::volume) fn make(
         }
     })?;
     let open_id = if op.open && kind == FileKind::Regular {
+        if writes(op.open_flags) {
+            ctx.wish.set(Wish::Open);
+        }
         // Its maker may use it whatever the mode says (POSIX open(2)).
         inodes::add_open(ctx, edit, ino, op.open_flags & !O_TRUNC)?
     } else {

@@ -38,6 +38,7 @@ pub(in crate::volume) fn read_extents(
     if !allows(inode, &ctx.who, R) && !view.held_open_by(ino, ctx.session.id)? {
         return Err(Code::FsAccess.into());
     }
+    ctx.reads.set(Some(ino));
     let mut map = v1::ExtentMap {
         size: inode.size,
         change: inode.change,

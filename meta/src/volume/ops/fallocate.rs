@@ -32,7 +32,7 @@ pub(in crate::volume) fn fallocate(
     if !old.is_regular() {
         return Err(Code::FsNoSuchDevice.into());
     }
-    need_write_open(ctx, edit, target, op.open_id)?;
+    need_write_open(ctx, edit.view(), target, op.open_id)?;
     let end = op.offset.checked_add(op.length).ok_or(Code::FsTooBig)?;
     if op.length == 0 {
         return Err(Code::FsInvalid.into());

@@ -5,6 +5,7 @@ use flexfs_common::{Code, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 
+use super::attributes::need_write_open;
 use crate::volume::attr::attr;
 use crate::volume::confine::Reached;
 use crate::volume::context::Context;
@@ -12,6 +13,8 @@ use crate::volume::edit::Edit;
 use crate::volume::outcome::{Outcome, Step, empty};
 use crate::volume::permission::{R, W, X, mode_after_write, need};
 use crate::volume::record::Inode;
+use crate::volume::rights::Wish;
+use crate::volume::view::View;
 use crate::volume::{contents, inodes, locks};
 
 // Linux open(2) flags, as FUSE passes them.
@@ -71,6 +74,9 @@ pub(in crate::volume) fn open_inode(
     }
     need(inode, &ctx.who, want)?;
     let open_id = inodes::add_open(ctx, edit, target.ino(), flags & !O_TRUNC)?;
+    if writes(flags) {
+        ctx.wish.set(Wish::Open);
+    }
     if !truncate || !inode.is_regular() {
         return Ok(Ok((open_id, inode.clone())));
     }
@@ -82,6 +88,22 @@ pub(in crate::volume) fn open_inode(
     }
     let inode = truncate_to(ctx, edit, target.ino(), 0)?;
     Ok(Ok((open_id, inode)))
+}
+
+/// The right to buffer writes to a file that this session has open for writing.
+pub(in crate::volume) fn acquire_write(
+    ctx: &Context<'_>,
+    view: View<'_>,
+    target: &Reached,
+    op: &v1::AcquireWrite,
+) -> Result<Outcome> {
+    ctx.need_writable()?;
+    need_write_open(ctx, view, target, op.open_id)?;
+    if !target.inode().is_regular() {
+        return Err(Code::FsInvalid.into());
+    }
+    ctx.wish.set(Wish::Acquire);
+    Ok(reply::Result::Attr(attr(target.ino(), target.inode())).into())
 }
 
 /// Sets the size of a file by somebody who may.
@@ -117,6 +139,9 @@ pub(in crate::volume) fn release(
         && row.ino == ino.0
     {
         inodes::end_open(edit, session, op.open_id, ino, ctx.settings.retention)?;
+        if !edit.view().held_open_by(ino, session)? {
+            edit.effects.closed.push((session, ino));
+        }
     }
     Ok(empty())
 }

@@ -114,6 +114,12 @@ impl Fixture {
         self.client_of(NewSession { recalls: true, ..new_session(scope, token_flags) })
     }
 
+    /// A keeper that may be granted the right to buffer writes.
+    pub(super) fn writer(&self, scope: &str, token_flags: v1::Flags) -> Client {
+        let new = new_session(scope, token_flags);
+        self.client_of(NewSession { recalls: true, write_rights: true, ..new })
+    }
+
     fn client_of(&self, new: NewSession) -> Client {
         let opened = self.volume.open_session(new).unwrap();
         let generation = self.volume.attach(opened.id).unwrap().generation;
@@ -156,6 +162,7 @@ pub(super) fn new_session(scope: &str, token_flags: v1::Flags) -> NewSession {
             ..Default::default()
         },
         recalls: false,
+        write_rights: false,
         host_name: "host".to_owned(),
         dir: "/mnt".to_owned(),
         peer: "127.0.0.1:1".to_owned(),

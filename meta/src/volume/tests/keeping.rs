@@ -13,7 +13,7 @@ use super::fixture::{self, Client, Fixture, answer, lookup, make, on_each_engine
 use crate::volume::Execution;
 
 /// One for all: an operation that waits keeps to the clock it began on.
-fn runtime() -> &'static tokio::runtime::Runtime {
+pub(super) fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(fixture::runtime);
     &RUNTIME
 }
@@ -23,7 +23,7 @@ fn keeper(fixture: &Fixture) -> Client {
 }
 
 /// The recalls that wait for a client's connection.
-fn recalled(client: &Client) -> Vec<v1::Recall> {
+pub(super) fn recalled(client: &Client) -> Vec<v1::Recall> {
     let Some(queue) = client.volume.recalls(client.id) else { return Vec::new() };
     let generation = client.generation.load(Ordering::Relaxed);
     runtime().block_on(async {
@@ -38,7 +38,7 @@ fn recalled(client: &Client) -> Vec<v1::Recall> {
 }
 
 /// The client has carried these recalls out.
-fn give_up(client: &Client, ids: &[u64]) {
+pub(super) fn give_up(client: &Client, ids: &[u64]) {
     client.volume.recalls(client.id).unwrap().answered(ids);
 }
 

@@ -10,7 +10,7 @@ use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::reply::Result as Done;
 
 use super::super::mutation::is_mutation;
-use super::{File, LoopbackMeta, World};
+use super::{File, LoopbackMeta, WRITE_RIGHT, World};
 
 pub(super) enum Carried {
     Answered(Box<v1::Reply>),
@@ -118,6 +118,12 @@ fn perform(world: &mut World, server: &LoopbackMeta, body: &Body) -> Result<Done
         Body::CommitData(op) => {
             world.count("CommitData");
             commit(world, server, op).map(Done::Attr)
+        }
+        Body::AcquireWrite(op) => {
+            world.count("AcquireWrite");
+            let write_right = if world.keeps_write_rights { 0 } else { WRITE_RIGHT };
+            let attr = file(world, &op.handle)?.attr;
+            Ok(Done::Attr(v1::Attr { write_right, ..attr }))
         }
         Body::SetLock(op) => {
             let wanted = op.lock.unwrap_or_default();
@@ -229,6 +235,10 @@ fn mint(world: &mut World, op: &v1::MintObjects) -> v1::MintedObjects {
 fn commit(world: &mut World, server: &LoopbackMeta, op: &v1::CommitData) -> Result<v1::Attr> {
     if let Some(code) = world.commit_failures.pop() {
         return Err(code.into());
+    }
+    assert!(op.write_right == 0 || op.write_right == WRITE_RIGHT, "a right of nobody");
+    if world.passed_on && op.write_right != 0 {
+        return Err(Code::WriteLost.into());
     }
     for extent in &op.extents {
         let id = ObjectId::from_slice(&extent.object_id)?;

@@ -1,0 +1,150 @@
+//! The right to buffer writes: with it a write is answered before meta has
+//! the bytes, because everybody who wants to see the file waits until this
+//! mount has sent them. It is meta's to give and to take back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flexfs_common::{Code, Result, limits};
+use flexfs_proto::v1;
+
+use super::FileData;
+use super::flush::How;
+
+/// Questions for one write before it does without, and waits for its commit.
+const ATTEMPTS: usize = 3;
+/// How long what was written is tried to be sent when the right is taken back;
+/// others wait for it.
+const SEND_MAX: Duration = Duration::from_secs(5);
+/// How long between two attempts.
+const SEND_PAUSE: Duration = Duration::from_millis(100);
+
+/// What this mount may do, and what it has done under which right.
+#[derive(Debug, Default)]
+pub(super) struct WriteRight {
+    number: Option<u64>,
+    /// The right that what is buffered was written under; 0: none, who wrote
+    /// it is waiting.
+    under: u64,
+    /// Rises when a right is given up: one that was asked for before is none.
+    era: u64,
+}
+
+impl WriteRight {
+    pub(super) fn is_held(&self) -> bool {
+        self.number.is_some()
+    }
+
+    /// The number to commit with.
+    pub(super) fn under(&self) -> u64 {
+        self.under
+    }
+
+    /// Bytes are buffered; false when their writer has to wait for the commit.
+    pub(super) fn wrote(&mut self) -> bool {
+        if let Some(number) = self.number {
+            self.under = number;
+        }
+        self.is_held()
+    }
+
+    /// Everything written under a right has arrived, or is lost.
+    pub(super) fn nothing_left(&mut self) {
+        self.under = 0;
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.number = None;
+        self.era += 1;
+    }
+}
+
+impl FileData {
+    /// Meta has granted the right of this number with an answer that is fresh.
+    pub fn may_buffer(&self, number: u64) {
+        if self.core.write_rights && number != 0 {
+            self.state.lock().right.number = Some(number);
+        }
+    }
+
+    /// Asks for the right unless it is there. That it was granted does not say
+    /// that it still is.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub(super) async fn want_right(&self, caller: &v1::Caller, open_id: u64) -> Result<()> {
+        if !self.core.write_rights || self.state.lock().right.is_held() {
+            return Ok(());
+        }
+        // One question at a time: the others find its answer.
+        let _acquiring = self.acquiring.lock().await;
+        for _ in 0..ATTEMPTS {
+            let era = {
+                let state = self.state.lock();
+                if state.right.is_held() {
+                    return Ok(());
+                }
+                state.right.era
+            };
+            let handle = self.handle.to_vec();
+            let body = v1::op::Body::AcquireWrite(v1::AcquireWrite { handle, open_id });
+            let attr = match self.core.session.call(caller.clone(), body).await? {
+                v1::reply::Result::Attr(attr) => attr,
+                _ => {
+                    let why = "not the answer to AcquireWrite";
+                    return Err(flexfs_common::Error::new(Code::ProtocolInvalid, why));
+                }
+            };
+            let mut state = self.state.lock();
+            if attr.write_right != 0 && state.right.era == era {
+                state.learn(&attr);
+                state.right.number = Some(attr.write_right);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The last open of this mount is about to end, and the right with it.
+    pub fn closing(&self) {
+        let mut state = self.state.lock();
+        if state.opens <= 1 && state.is_clean() {
+            state.right.give_up();
+        }
+    }
+
+    /// Ends when nothing is left that meta does not have: it has arrived, or is
+    /// lost.
+    pub async fn until_clean(&self) {
+        while !self.is_clean() && self.core.session.end_error().is_none() {
+            // The flusher tries it again about as often.
+            tokio::time::sleep(limits::WRITE_BACK_AGE).await;
+        }
+        self.closing();
+    }
+
+    /// Meta takes the right back: what was written is sent. What cannot be is
+    /// lost, and those who wrote it are told; others see the file without it.
+    pub async fn give_up_writes(self: Arc<Self>) {
+        self.state.lock().right.give_up();
+        let until = Instant::now() + SEND_MAX;
+        loop {
+            let Err(error) = self.flush_now(How::ALL).await else { break };
+            if self.core.session.end_error().is_some() || self.state.lock().is_clean() {
+                // Discarded already, and said so.
+                break;
+            }
+            if Instant::now() >= until {
+                let lost = self.discard(Some(&error));
+                tracing::error!(ino = %self.ino, lost, "data is lost: others could not wait");
+                break;
+            }
+            tokio::time::sleep(SEND_PAUSE).await;
+        }
+        let mut state = self.state.lock();
+        if !state.right.is_held() {
+            // What is there now was written since, by somebody who is waiting.
+            state.right.nothing_left();
+        }
+    }
+}
