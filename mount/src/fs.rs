@@ -86,6 +86,7 @@ pub struct Attributes {
 
 /// What a lookup found.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per lookup, handed on at once")]
 pub enum Found {
     /// The inode; counted as told to the kernel.
     There(Attributes),

@@ -30,7 +30,13 @@ fn pair(cluster: &Cluster) -> (Mount, Mount) {
 }
 
 fn open(mount: &Mount, name: &str) -> File {
-    File::options().read(true).write(true).create(true).open(mount.path(name)).unwrap()
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(mount.path(name))
+        .unwrap()
 }
 
 fn read(file: &File, offset: u64, length: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use flexfs_common::ids::{Ino, SessionId};
+use flexfs_common::ids::SessionId;
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
@@ -13,11 +13,10 @@ use parking_lot::MutexGuard;
 use super::caller::Who;
 use super::context::Context;
 use super::edit::{Edit, Effects, Extent};
-use super::lock_wait;
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
-use super::recalls::{self, Ticket};
-use super::rights::{Blocked, Keep, Wish};
+use super::recalls::Ticket;
+use super::rights::Keep;
 use super::session::Session;
 use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
@@ -25,26 +24,17 @@ use super::view::View;
 use super::{Volume, contents};
 use crate::engine::CommitVersion;
 
+mod answered;
+mod later;
+
+use answered::Answered;
+use later::{after_recalls, waiting};
+
 /// How often an operation is tried again after work that had to come first.
 const RETRIES: usize = 8;
 
 /// Writes after which a frame goes on in another transaction: some MiB.
 const WRITES_MAX: usize = 16_384;
-
-/// What became of an operation, and what its mount may keep of it.
-struct Answered {
-    outcome: Result<Outcome>,
-    keep: Keep,
-    wish: Wish,
-    /// The file whose contents are told.
-    reads: Option<Ino>,
-    /// What it has to wait for before it is carried out; it was not.
-    blocked: Option<Blocked>,
-    /// Its first answer may not have been given yet.
-    repeated: bool,
-    /// Where its changes end in those of the transaction.
-    until: Extent,
-}
 
 /// What a transaction has come to so far.
 #[derive(Default)]
@@ -52,51 +42,6 @@ struct Work {
     answered: Vec<Answered>,
     /// What has to come before the operation after these.
     step: Option<Step>,
-}
-
-impl Answered {
-    fn new(outcome: Result<Outcome>, keep: Keep) -> Answered {
-        Answered {
-            outcome,
-            keep,
-            wish: Wish::Nothing,
-            reads: None,
-            blocked: None,
-            repeated: false,
-            until: Extent::default(),
-        }
-    }
-
-    /// What the operation has left behind beside its outcome.
-    fn take(&mut self, ctx: &Context<'_>) {
-        self.keep = ctx.keep.get();
-        self.wish = ctx.wish.get();
-        self.reads = ctx.reads.get();
-    }
-
-    fn blocked(by: Blocked) -> Answered {
-        let outcome = Err(Error::bare(Code::Internal));
-        Answered { blocked: Some(by), ..Answered::new(outcome, Keep::Nothing) }
-    }
-
-    /// The inodes that the answer tells something of.
-    fn told(&self) -> Vec<Ino> {
-        let mut inos: Vec<Ino> = self.reads.into_iter().collect();
-        let Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)) = &self.outcome else {
-            return inos;
-        };
-        let mut add = |attr: Option<&v1::Attr>| inos.extend(attr.map(|attr| Ino(attr.ino)));
-        match result {
-            reply::Result::Entry(entry) => add(entry.attr.as_ref()),
-            reply::Result::Attr(attr) => add(Some(attr)),
-            reply::Result::Opened(opened) => add(opened.attr.as_ref()),
-            reply::Result::DirPage(page) => {
-                page.entries.iter().for_each(|entry| add(entry.attr.as_ref()));
-            }
-            _ => {}
-        }
-        inos
-    }
 }
 
 /// What a session's operations have in common.
@@ -125,27 +70,6 @@ fn refuse(op: &v1::Op, error: &Error) -> Execution {
 
 fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Execution> {
     ops.iter().map(|op| refuse(op, error)).collect()
-}
-
-/// A lock that is answered when it is there.
-fn waiting(request_id: u64, ticket: lock_wait::Ticket) -> Execution {
-    Execution::Pending(Box::pin(async move {
-        match ticket.wait().await {
-            Ok(()) => reply(request_id, reply::Result::Empty(v1::Empty {})),
-            Err(error) => error_reply(request_id, &error),
-        }
-    }))
-}
-
-/// An answer that is given when nobody keeps anything older any more.
-fn after_recalls(recalls: Vec<Arc<Ticket>>, execution: Execution) -> Execution {
-    Execution::Pending(Box::pin(async move {
-        recalls::settled(recalls).await;
-        match execution {
-            Execution::Done(reply) => reply,
-            Execution::Pending(later) => later.await,
-        }
-    }))
 }
 
 impl Volume {
@@ -193,57 +117,6 @@ impl Volume {
         self.change_all(&session, generation, changing, &mut done);
         self.query_all(&session, generation, after, &mut done);
         done
-    }
-
-    /// The operation once more, when nobody has anything any more that it has
-    /// to see.
-    fn again(
-        self: &Arc<Self>,
-        session: SessionId,
-        generation: u64,
-        op: &v1::Op,
-        mut blocked: Blocked,
-    ) -> Execution {
-        let (volume, op) = (Arc::clone(self), op.clone());
-        Execution::Pending(Box::pin(async move {
-            blocked.over().await;
-            {
-                // Commits of whoever lost a right are before this or refused.
-                let _writer = volume.writer.lock();
-                volume.rights.pass_on(&blocked);
-            }
-            let request_id = op.request_id;
-            match volume.carry_out(session, generation, &[op]).pop() {
-                Some(Execution::Done(reply)) => reply,
-                Some(Execution::Pending(later)) => later.await,
-                None => error_reply(request_id, &Error::bare(Code::Internal)),
-            }
-        }))
-    }
-
-    /// What has to arrive before this may be told or changed. `stamp` was taken
-    /// before the view.
-    fn blocked(
-        &self,
-        session: SessionId,
-        (view, stamp): (View<'_>, u64),
-        answered: &Answered,
-        changed: &[Ino],
-    ) -> Result<Option<Blocked>> {
-        let acquires = answered.wish == Wish::Acquire;
-        if self.rights.has_no_writers() && !acquires {
-            return Ok(None);
-        }
-        let mut inos = answered.told();
-        inos.extend_from_slice(changed);
-        inos.sort_unstable();
-        inos.dedup();
-        let may_write = |session, ino| view.held_open_by(ino, session);
-        let mut blocked = self.rights.recall_writers(session, (&inos, stamp), &may_write)?;
-        if acquires {
-            inos.iter().for_each(|ino| self.rights.make_way(session, *ino, &mut blocked));
-        }
-        Ok((!blocked.is_nothing()).then_some(blocked))
     }
 
     fn frame<'f>(&self, session: &'f Session) -> Frame<'f> {

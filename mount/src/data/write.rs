@@ -82,10 +82,9 @@ impl FileData {
     ) -> Result<Option<Buffered>> {
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
-        if insists && self.core.write_rights {
-            if !state.right.is_held() || (at.is_none() && !state.size_known) {
-                return Ok(None);
-            }
+        let is_sure = state.right.is_held() && (at.is_some() || state.size_known);
+        if insists && self.core.write_rights && !is_sure {
+            return Ok(None);
         }
         charge.bytes = 0;
         state.charged += length;

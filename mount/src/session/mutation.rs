@@ -76,6 +76,15 @@ fn opens_for_writing(flags: u32) -> bool {
     flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0
 }
 
+/// Does it carry contents? Meta lets none of these wait for what other mounts
+/// have written: other mounts wait for them.
+pub(super) fn carries_contents(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::MintObjects(_) | Body::CommitData(_) | Body::ReadExtents(_) | Body::Sync(_)
+    )
+}
+
 /// Is it a lock that meta answers only when it is free?
 pub(super) fn is_waiting_lock(body: &Body) -> bool {
     matches!(body, Body::SetLock(lock) if lock.wait)

@@ -30,7 +30,7 @@ struct Pending {
     slot: Option<Slot>,
     waiting_lock: bool,
     sent: bool,
-    _in_flight: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 /// An operation to be issued.
@@ -40,7 +40,16 @@ pub(super) struct NewOp {
     pub(super) body: v1::op::Body,
     pub(super) slot: Option<Slot>,
     pub(super) waiting_lock: bool,
-    pub(super) in_flight: OwnedSemaphorePermit,
+    pub(super) places: Places,
+}
+
+/// What an operation occupies until it is answered, beside its slot.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) _in_flight: OwnedSemaphorePermit,
+    /// Of those that may have to wait for other mounts.
+    pub(super) _waiting: Option<OwnedSemaphorePermit>,
+    pub(super) _waiting_mutation: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +130,7 @@ impl Outbox {
             slot: new.slot,
             waiting_lock: new.waiting_lock,
             sent: false,
-            _in_flight: new.in_flight,
+            _places: new.places,
         };
         inner.pending.insert(id, pending);
         inner.queue.push_back(id);

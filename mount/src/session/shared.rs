@@ -17,9 +17,9 @@ use super::connect::Key;
 use super::drive::Heartbeats;
 use super::events::Events;
 use super::lease::{Lease, MetaClock, Renewal};
-use super::mutation::{is_mutation, is_waiting_lock, needs_writable};
+use super::mutation::{carries_contents, is_mutation, is_waiting_lock, needs_writable};
 use super::new_secret::NewSecret;
-use super::outbox::{NewOp, Outbox};
+use super::outbox::{NewOp, Outbox, Places};
 use super::slots::Slots;
 use super::{SessionEvent, clone_error};
 
@@ -50,6 +50,11 @@ pub(crate) struct Shared {
     flags: RwLock<v1::Flags>,
     wait_limit: Duration,
     in_flight: Arc<Semaphore>,
+    /// Operations that may have to wait for what other mounts have written:
+    /// not all places and slots, so that what is written here, for which those
+    /// may be waiting, always finds one.
+    waiting: Arc<Semaphore>,
+    waiting_mutations: Arc<Semaphore>,
     /// Locks that may wait at meta: half of the slots, so that an unlock
     /// always finds one.
     lock_waits: Arc<Semaphore>,
@@ -57,6 +62,11 @@ pub(crate) struct Shared {
     ended: OnceLock<Arc<Error>>,
     heartbeats: Mutex<Heartbeats>,
     driver_done: CancellationToken,
+}
+
+/// Three quarters, and one at least.
+fn most_of(places: usize) -> usize {
+    (places - places / 4).max(1)
 }
 
 impl std::fmt::Debug for Shared {
@@ -75,7 +85,8 @@ impl Shared {
     ) -> Shared {
         let frame_max = usize::try_from(grant.max_frame_bytes).unwrap_or(usize::MAX);
         let in_flight = usize::try_from(grant.max_in_flight).unwrap_or(1);
-        let lock_waits = usize::try_from(grant.slot_count / 2).unwrap_or(0);
+        let slots = usize::try_from(grant.slot_count).unwrap_or(1);
+        let lock_waits = slots / 2;
         Shared {
             id,
             key,
@@ -89,6 +100,8 @@ impl Shared {
             flags: RwLock::new(grant.flags.unwrap_or_default()),
             wait_limit,
             in_flight: Arc::new(Semaphore::new(in_flight)),
+            waiting: Arc::new(Semaphore::new(most_of(in_flight))),
+            waiting_mutations: Arc::new(Semaphore::new(most_of(slots))),
             lock_waits: Arc::new(Semaphore::new(lock_waits)),
             phase: watch::Sender::new(Phase::Down),
             ended: OnceLock::new(),
@@ -333,11 +346,22 @@ impl Shared {
         let over = || Error::bare(Code::SessionUnknown);
         let waiting_lock = is_waiting_lock(&body);
         let slots = self.outbox.slots();
-        let slot =
-            if is_mutation(&body) { Some(slots.permit().await.ok_or_else(over)?) } else { None };
+        let place = async |places: &Arc<Semaphore>, is_needed: bool| match is_needed {
+            true => Arc::clone(places).acquire_owned().await.map(Some).map_err(|_| over()),
+            false => Ok(None),
+        };
+        let (mutates, waits) = (is_mutation(&body), !carries_contents(&body));
+        let waiting_mutation = place(&self.waiting_mutations, waits && mutates).await?;
+        let waiting = place(&self.waiting, waits).await?;
+        let slot = if mutates { Some(slots.permit().await.ok_or_else(over)?) } else { None };
         let in_flight = Arc::clone(&self.in_flight).acquire_owned().await.map_err(|_| over())?;
         let slot = slot.and_then(|permit| slots.take(permit));
-        let new = NewOp { caller, body, slot, waiting_lock, in_flight };
+        let places = Places {
+            _in_flight: in_flight,
+            _waiting: waiting,
+            _waiting_mutation: waiting_mutation,
+        };
+        let new = NewOp { caller, body, slot, waiting_lock, places };
         let (id, answer) = self.outbox.submit(new)?;
         let mut abandon = Abandon { outbox: &self.outbox, id: Some(id) };
         let answer = answer.await;
