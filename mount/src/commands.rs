@@ -1,6 +1,8 @@
 //! The commands: each reads its arguments, does one thing, and ends.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use flexfs_common::exit::{self, ErrorFormat};
@@ -14,6 +16,7 @@ mod init_creds;
 mod start;
 mod status;
 mod stop;
+mod umount;
 
 /// Runs the program with these arguments (without its name).
 #[must_use]
@@ -49,6 +52,21 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
             ExitCode::from(exit::OK)
         }
     }
+}
+
+/// Was the program called as umount(8) calls its helpers, `umount.TYPE`?
+#[must_use]
+pub fn is_umount_helper(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name();
+    name.is_some_and(|name| name.as_bytes().starts_with(b"umount."))
+}
+
+/// Runs the program as umount(8)'s helper.
+#[must_use]
+pub fn run_umount(arguments: &[OsString]) -> ExitCode {
+    let outcome = umount::parse(arguments)
+        .and_then(|call| Home::from_env().and_then(|home| umount::run(&home, &call)));
+    end(outcome, ErrorFormat::Text)
 }
 
 fn end(outcome: Result<()>, format: ErrorFormat) -> ExitCode {

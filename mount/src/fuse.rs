@@ -20,4 +20,4 @@ mod run;
 mod running;
 
 pub use connection::{Connection, ConnectionSettings};
-pub use mounting::{MountSettings, Mounted, Remounted, detach_dead};
+pub use mounting::{MountSettings, Mounted, Remounted, detach_dead, is_busy, unmount_now};

@@ -51,7 +51,16 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
             .ok_or_else(|| format!("cargo built no {binary}"))?;
         directory = Some(place(source, binary)?);
     }
-    directory.ok_or_else(|| "no programs".into())
+    let directory = directory.ok_or("no programs")?;
+    link_umount_helper(&directory)?;
+    Ok(directory)
+}
+
+/// The name under which umount(8) calls `mount.flexfs`.
+fn link_umount_helper(directory: &Path) -> Result<()> {
+    let temporary = directory.join(format!(".umount.{}", std::process::id()));
+    std::os::unix::fs::symlink("mount.flexfs", &temporary)?;
+    Ok(fs::rename(&temporary, directory.join("umount.fuse.flexfs"))?)
 }
 
 fn only_programs(command: &mut Command) {

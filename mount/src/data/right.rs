@@ -11,7 +11,8 @@ use flexfs_proto::v1;
 use super::FileData;
 use super::flush::How;
 
-/// Questions for one write before it does without, and waits for its commit.
+/// Refusals before a write does without, and waits for its commit: somebody
+/// else's change may come between the question and the answer.
 const ATTEMPTS: usize = 3;
 /// How long what was written is tried to be sent when the right is taken back;
 /// others wait for it.
@@ -68,21 +69,22 @@ impl FileData {
     }
 
     /// Asks for the right unless it is there. That it was granted does not say
-    /// that it still is.
+    /// that it still is; false: this mount does not get it now.
     ///
     /// # Errors
     /// Meta's.
-    pub(super) async fn want_right(&self, caller: &v1::Caller, open_id: u64) -> Result<()> {
+    pub(super) async fn want_right(&self, caller: &v1::Caller, open_id: u64) -> Result<bool> {
         if !self.core.write_rights || self.state.lock().right.is_held() {
-            return Ok(());
+            return Ok(true);
         }
         // One question at a time: the others find its answer.
         let _acquiring = self.acquiring.lock().await;
-        for _ in 0..ATTEMPTS {
+        let mut refusals = 0;
+        while refusals < ATTEMPTS {
             let era = {
                 let state = self.state.lock();
                 if state.right.is_held() {
-                    return Ok(());
+                    return Ok(true);
                 }
                 state.right.era
             };
@@ -96,13 +98,18 @@ impl FileData {
                 }
             };
             let mut state = self.state.lock();
-            if attr.write_right != 0 && state.right.era == era {
+            if attr.write_right == 0 {
+                refusals += 1;
+                continue;
+            }
+            if state.right.era == era {
                 state.learn(&attr);
                 state.right.number = Some(attr.write_right);
-                return Ok(());
             }
+            // Else it was taken back on its way here.
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The last open of this mount is about to end, and the right with it.

@@ -44,12 +44,12 @@ impl FileData {
             let mut charge = Charge { file: self, bytes: part.len() };
             let mut attempts = 0;
             let buffered = loop {
-                self.want_right(caller, open_id).await?;
+                let granted = self.want_right(caller, open_id).await?;
                 if at.is_none() && !self.size_is_sure() {
                     self.revalidate(&(0..0)).await?;
                 }
                 // Given up again at once: after some times it goes without.
-                let insists = attempts < RIGHT_ATTEMPTS;
+                let insists = granted && attempts < RIGHT_ATTEMPTS;
                 attempts += 1;
                 if let Some(buffered) = self.buffer(&mut charge, &writer, at, (&part, insists))? {
                     break buffered;

@@ -175,6 +175,25 @@ pub fn detach_dead(dir: &Path) -> Result<bool> {
     detach(dir).map(|()| true)
 }
 
+/// Does somebody use the mount at `dir`? Changes nothing: MNT_EXPIRE only
+/// marks one that is not in use (umount2(2)). False where the caller may not ask.
+#[must_use]
+pub fn is_busy(dir: &Path) -> bool {
+    rustix::mount::unmount(dir, UnmountFlags::EXPIRE) == Err(Errno::BUSY)
+}
+
+/// umount(8) with `-l`, or with `-f`: nothing is waited for. The daemon still
+/// sends what was written.
+///
+/// # Errors
+/// `MOUNT_INVALID` when it cannot be taken away.
+pub fn unmount_now(dir: &Path, force: bool) -> Result<()> {
+    if force && rustix::mount::unmount(dir, UnmountFlags::FORCE).is_ok() {
+        return Ok(());
+    }
+    detach(dir)
+}
+
 fn detach(dir: &Path) -> Result<()> {
     if rustix::mount::unmount(dir, UnmountFlags::DETACH).is_ok() {
         return Ok(());
