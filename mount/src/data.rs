@@ -111,6 +111,9 @@ pub struct FileData {
     asking: tokio::sync::Mutex<()>,
     /// Held while meta is asked for the right to buffer writes.
     acquiring: tokio::sync::Mutex<()>,
+    /// Shared by writes from before they ask for the right until they have used
+    /// it; a recall waits for them a moment.
+    writing: tokio::sync::RwLock<()>,
 }
 
 /// What the cache and buffers hold now.
@@ -188,6 +191,7 @@ impl DataPlane {
             turn: tokio::sync::Mutex::new(()),
             asking: tokio::sync::Mutex::new(()),
             acquiring: tokio::sync::Mutex::new(()),
+            writing: tokio::sync::RwLock::new(()),
         });
         files.by_ino.insert(ino, Arc::clone(&file));
         file

@@ -14,6 +14,9 @@ use super::flush::How;
 /// Refusals before a write does without, and waits for its commit: somebody
 /// else's change may come between the question and the answer.
 const ATTEMPTS: usize = 3;
+/// How long a right that is taken back may still be used by writes that have
+/// asked for it.
+const USE_MAX: Duration = Duration::from_millis(100);
 /// How long what was written is tried to be sent when the right is taken back;
 /// others wait for it.
 const SEND_MAX: Duration = Duration::from_secs(5);
@@ -133,7 +136,12 @@ impl FileData {
     /// Meta takes the right back: what was written is sent. What cannot be is
     /// lost, and those who wrote it are told; others see the file without it.
     pub async fn give_up_writes(self: Arc<Self>) {
+        // A right that has just been granted is used first: else two mounts that
+        // write in turn might take it from each other for ever. Not for long:
+        // such a write may itself be waiting for this to be answered.
+        let used = tokio::time::timeout(USE_MAX, self.writing.write()).await;
         self.state.lock().right.give_up();
+        drop(used);
         let until = Instant::now() + SEND_MAX;
         loop {
             let Err(error) = self.flush_now(How::ALL).await else { break };

@@ -1,7 +1,7 @@
 //! Writing into the buffer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flexfs_common::{Code, Error, Result, limits};
@@ -14,6 +14,11 @@ use crate::session::clone_error;
 /// How often the right to buffer may be gone again before a write that was
 /// granted it does without.
 const RIGHT_ATTEMPTS: usize = 8;
+/// How long an append waits for the right: as long as meta grants none to a
+/// mount that has left a recall unanswered, and a bit more.
+const APPEND_WAIT: Duration = Duration::from_secs(65);
+/// How often it asks.
+const APPEND_PAUSE: Duration = Duration::from_millis(20);
 
 impl FileData {
     /// Buffers a write; waits when too much is dirty, and for the commit when
@@ -41,20 +46,8 @@ impl FileData {
         while !rest.is_empty() {
             let part = rest.split_to(rest.len().min(self.core.budget.chunk_max()));
             self.core.budget.charge(part.len(), &self.core.session, &self.core.flusher).await?;
-            let mut charge = Charge { file: self, bytes: part.len() };
-            let mut attempts = 0;
-            let buffered = loop {
-                let granted = self.want_right(caller, open_id).await?;
-                if at.is_none() && !self.size_is_sure() {
-                    self.revalidate(&(0..0)).await?;
-                }
-                // Given up again at once: after some times it goes without.
-                let insists = granted && attempts < RIGHT_ATTEMPTS;
-                attempts += 1;
-                if let Some(buffered) = self.buffer(&mut charge, &writer, at, (&part, insists))? {
-                    break buffered;
-                }
-            };
+            let charge = Charge { file: self, bytes: part.len() };
+            let buffered = self.buffer_with_right(charge, &writer, at, &part).await?;
             at = Some(buffered.end);
             waits |= buffered.waits;
         }
@@ -62,6 +55,39 @@ impl FileData {
             self.flush(caller, open_id, false).await?;
         }
         Ok(length)
+    }
+
+    /// Buffers under the right to do so; without, after some attempts, so that
+    /// the writer has to wait for the commit. An append waits for the right.
+    async fn buffer_with_right(
+        self: &Arc<Self>,
+        mut charge: Charge<'_>,
+        writer: &Writer,
+        at: Option<u64>,
+        part: &[u8],
+    ) -> Result<Buffered> {
+        let (mut attempts, began) = (0, Instant::now());
+        loop {
+            {
+                let _writing = self.writing.read().await;
+                let granted = self.want_right(&writer.caller, writer.open_id).await?;
+                if at.is_none() && !self.size_is_sure() {
+                    self.revalidate(&(0..0)).await?;
+                }
+                attempts += 1;
+                // Without the right two mounts might append at the same place.
+                let insists = at.is_none() || granted && attempts < RIGHT_ATTEMPTS;
+                if let Some(buffered) = self.buffer(&mut charge, writer, at, (part, insists))? {
+                    return Ok(buffered);
+                }
+            }
+            if began.elapsed() > APPEND_WAIT {
+                return Err(Error::new(Code::FsIo, "meta does not let this mount append now"));
+            }
+            if attempts >= RIGHT_ATTEMPTS {
+                tokio::time::sleep(APPEND_PAUSE).await;
+            }
+        }
     }
 
     /// Does nobody else move the end of the file, and is it known?

@@ -86,6 +86,11 @@ impl Writer {
     pub(super) fn is_gone(&self) -> bool {
         self.queue.is_ended()
     }
+
+    /// Was it recalled, and that is over?
+    fn is_recalled(&self) -> bool {
+        self.recall.as_ref().is_some_and(|ticket| ticket.is_over())
+    }
 }
 
 impl Inner {
@@ -181,6 +186,10 @@ impl Rights {
             others.filter(|(_, ticket)| !ticket.is_over()).map(|(_, ticket)| Arc::clone(ticket)),
         );
         if let Some(place) = inner.places.get_mut(&ino) {
+            // Its own right is being taken back: first that.
+            let own = place.writer.as_ref().filter(|writer| writer.session == by);
+            let under_way = own.and_then(|writer| writer.recall.as_ref());
+            tickets.extend(under_way.filter(|ticket| !ticket.is_over()).map(Arc::clone));
             if let Some(until) = place.is_waited_for_by_another(by, now) {
                 blocked.not_before(until);
             } else {
@@ -207,11 +216,8 @@ impl Rights {
         let stamp = self.stamp();
         let mut inner = self.inner.lock();
         for ino in &blocked.inos {
-            let is_over =
-                inner.places.get(ino).and_then(|place| place.writer.as_ref()).is_some_and(
-                    |writer| writer.recall.as_ref().is_some_and(|ticket| ticket.is_over()),
-                );
-            if is_over {
+            let writer = inner.places.get(ino).and_then(|place| place.writer.as_ref());
+            if writer.is_some_and(Writer::is_recalled) {
                 inner.forget_writer(*ino, stamp);
             }
         }
@@ -314,6 +320,8 @@ impl Granting<'_> {
         }
         match &mut place.writer {
             Some(writer) if writer.is_gone() => {}
+            // Given up, or over: another one under another number.
+            Some(writer) if writer.session == session && writer.is_recalled() => {}
             Some(writer) if writer.session == session && writer.recall.is_none() => {
                 writer.held_until = writer.held_until.max(held_until);
                 attr.write_right = writer.number;
