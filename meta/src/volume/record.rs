@@ -112,6 +112,13 @@ pub(super) struct Inode {
     /// `change` at the latest change of its contents.
     #[prost(uint64, tag = "19")]
     pub(super) data_change: u64,
+    /// Its access control list, where it says more than the mode; its own
+    /// permissions are those of the mode. See [`super::acl::Acl::encode`].
+    #[prost(bytes = "bytes", tag = "20")]
+    pub(super) acl_access: Bytes,
+    /// Directories: the list that new entries inherit.
+    #[prost(bytes = "bytes", tag = "21")]
+    pub(super) acl_default: Bytes,
 }
 
 impl Inode {
@@ -257,6 +264,9 @@ pub(super) struct SessionRow {
     /// The mount knows the right to buffer writes.
     #[prost(bool, tag = "15")]
     pub(super) write_rights: bool,
+    /// The mount's kernel checks access control lists.
+    #[prost(bool, tag = "16")]
+    pub(super) acls: bool,
 }
 
 impl std::fmt::Debug for SessionRow {

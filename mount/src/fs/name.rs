@@ -82,6 +82,7 @@ impl FileSystem {
         let mut found = self.told(&handle, attr, told.of_inode);
         found.name_kept = self.name_kept(entry.name_cache_millis, told.place, told.of_name);
         self.inodes.found(&found.attr, handle, told.place.0);
+        self.lists_told(&found);
         Ok(found)
     }
 
