@@ -54,7 +54,7 @@ impl Context<'_> {
     /// leaves a list aside whose mask is empty, and gives those it names what
     /// others have.
     fn kernel_sees_list(&self, inode: &Inode) -> bool {
-        let has_list = self.who.heeds_acls && !inode.acl_access.is_empty();
+        let has_list = self.who.heeds_acls && !inode.access_list().is_empty();
         !has_list || (self.session.knows_acls() && inode.mode & 0o070 != 0)
     }
 

@@ -31,9 +31,9 @@ pub(super) fn allows(inode: &Inode, who: &Who, want: u32) -> bool {
     }
     let class = if who.uid == inode.uid {
         inode.mode >> 6
-    } else if who.heeds_acls && !inode.acl_access.is_empty() {
+    } else if who.heeds_acls && !inode.access_list().is_empty() {
         // Whom a damaged list lets in is not known: nobody.
-        return Acl::stored(&inode.acl_access)
+        return Acl::stored(inode.access_list())
             .is_ok_and(|acl| acl.permits((inode.uid, inode.gid), who, want));
     } else if who.in_group(inode.gid) {
         inode.mode >> 3

@@ -112,13 +112,18 @@ pub(super) struct Inode {
     /// `change` at the latest change of its contents.
     #[prost(uint64, tag = "19")]
     pub(super) data_change: u64,
-    /// Its access control list, where it says more than the mode; its own
-    /// permissions are those of the mode. See [`super::acl::Acl::encode`].
-    #[prost(bytes = "bytes", tag = "20")]
-    pub(super) acl_access: Bytes,
-    /// Directories: the list that new entries inherit.
-    #[prost(bytes = "bytes", tag = "21")]
-    pub(super) acl_default: Bytes,
+    /// Its access control lists; `None` for almost every inode.
+    #[prost(message, optional, boxed, tag = "20")]
+    pub(super) lists: Option<Box<Lists>>,
+}
+
+/// Access control lists, see [`super::acl::Acl::encode`]; empty = none.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Lists {
+    #[prost(bytes = "bytes", tag = "1")]
+    access: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    default: Bytes,
 }
 
 impl Inode {
@@ -128,6 +133,31 @@ impl Inode {
 
     pub(super) fn is_regular(&self) -> bool {
         self.kind == FileKind::Regular as i32
+    }
+
+    /// Its access control list, where it says more than the mode; its
+    /// permissions are those of the mode. Empty: none.
+    pub(super) fn access_list(&self) -> &[u8] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.access)
+    }
+
+    /// The list that new entries of a directory inherit. Empty: none.
+    pub(super) fn default_list(&self) -> &[u8] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.default)
+    }
+
+    pub(super) fn set_access_list(&mut self, list: Bytes) {
+        self.change_lists(|lists| lists.access = list);
+    }
+
+    pub(super) fn set_default_list(&mut self, list: Bytes) {
+        self.change_lists(|lists| lists.default = list);
+    }
+
+    fn change_lists(&mut self, change: impl FnOnce(&mut Lists)) {
+        let mut lists = self.lists.take().unwrap_or_default();
+        change(&mut lists);
+        self.lists = (*lists != Lists::default()).then_some(lists);
     }
 
     /// Its contents changed.

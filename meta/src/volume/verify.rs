@@ -98,7 +98,7 @@ impl Checker<'_> {
     /// Access control lists are valid and where they may be, and the access
     /// list says what the mode says, and more.
     fn lists(&mut self, ino: Ino, inode: &Inode) {
-        let (access, default) = (&inode.acl_access, &inode.acl_default);
+        let (access, default) = (inode.access_list(), inode.default_list());
         if access.is_empty() && default.is_empty() {
             return;
         }

@@ -93,17 +93,13 @@ impl FileSystem {
     }
 
     /// A list, for the kernel's check or a program.
-    pub(super) async fn get_list(
-        &self,
-        who: Requester,
-        ino: u64,
-        name: &[u8],
-    ) -> Result<Bytes> {
+    pub(super) async fn get_list(&self, who: Requester, ino: u64, name: &[u8]) -> Result<Bytes> {
         if !self.checks_lists {
             // Then the kernel keeps none.
             return self.ask_xattr(who, ino, name).await;
         }
-        let absent = |lists: &Lists| if name == ACCESS_NAME { !lists.access } else { !lists.default };
+        let absent =
+            |lists: &Lists| if name == ACCESS_NAME { !lists.access } else { !lists.default };
         let answer = if self.known_lists(ino).as_ref().is_some_and(absent) {
             self.ready().await?;
             Err(Code::FsNoAttribute.into())
@@ -127,7 +123,9 @@ impl FileSystem {
     /// A list was set or removed here, and the mode with it. A kernel that
     /// knows lists sees to it itself.
     pub(super) fn list_changed(&self, ino: u64) {
-        if !self.checks_lists && let Some(kernel) = self.kernel() {
+        if !self.checks_lists
+            && let Some(kernel) = self.kernel()
+        {
             kernel.drop_attributes(ino);
         }
     }

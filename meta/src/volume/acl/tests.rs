@@ -91,12 +91,8 @@ fn modes_and_lists_say_the_same() {
     let small = acl(&[(USER_OBJ, NO_ID, 6), (GROUP_OBJ, NO_ID, 4), (OTHER, NO_ID, 0)]);
     assert_eq!((small.mode_bits(), small.is_mode()), (0o640, true));
     // A mask alone is more than a mode: chmod changes it and not the group.
-    let masked = acl(&[
-        (USER_OBJ, NO_ID, 6),
-        (GROUP_OBJ, NO_ID, 4),
-        (MASK, NO_ID, 7),
-        (OTHER, NO_ID, 0),
-    ]);
+    let masked =
+        acl(&[(USER_OBJ, NO_ID, 6), (GROUP_OBJ, NO_ID, 4), (MASK, NO_ID, 7), (OTHER, NO_ID, 0)]);
     assert_eq!((masked.mode_bits(), masked.is_mode()), (0o670, false));
     assert_eq!(masked.clone().with_mode(0o4512).group, 4);
     assert_eq!(masked.with_mode(0o4512).mode_bits(), 0o512);
@@ -133,10 +129,10 @@ fn forms_that_are_no_list_are_refused() {
         code(&value(&entries))
     };
     let changes: [fn(&mut Vec<Raw>); 13] = [
-        |entries| drop(entries.remove(0)),
-        |entries| drop(entries.remove(3)),
-        |entries| drop(entries.remove(6)),
-        |entries| drop(entries.remove(7)),
+        |entries| entries.retain(|entry| entry.0 != USER_OBJ),
+        |entries| entries.retain(|entry| entry.0 != GROUP_OBJ),
+        |entries| entries.retain(|entry| entry.0 != MASK),
+        |entries| entries.retain(|entry| entry.0 != OTHER),
         |entries| entries.swap(0, 1),
         |entries| entries.swap(2, 3),
         |entries| entries.swap(6, 7),
@@ -254,7 +250,7 @@ fn perhaps_valid() -> impl Strategy<Value = Vec<Raw>> {
                 let at = at.index(entries.len());
                 match what {
                     0 => entries[at] = new,
-                    1 => drop(entries.remove(at)),
+                    1 => entries = [&entries[..at], &entries[at + 1..]].concat(),
                     _ => entries.insert(at, new),
                 }
                 entries

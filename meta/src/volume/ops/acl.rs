@@ -47,10 +47,10 @@ impl List {
         }
     }
 
-    fn of(self, inode: &Inode) -> &Bytes {
+    fn of(self, inode: &Inode) -> &[u8] {
         match self {
-            List::Access => &inode.acl_access,
-            List::Default => &inode.acl_default,
+            List::Access => inode.access_list(),
+            List::Default => inode.default_list(),
         }
     }
 }
@@ -74,7 +74,7 @@ fn need_lists(ctx: &Context<'_>, target: &Reached) -> Result<()> {
 /// Whoever reaches the inode may see its lists, as its mode.
 pub(super) fn get(ctx: &Context<'_>, target: &Reached, list: List) -> Result<Outcome> {
     need_lists(ctx, target)?;
-    let value = list.of(target.inode()).clone();
+    let value = Bytes::copy_from_slice(list.of(target.inode()));
     if value.is_empty() {
         return Err(Code::FsNoAttribute.into());
     }
@@ -125,9 +125,9 @@ pub(super) fn set(
             if !keeps_group_id {
                 inode.mode &= !S_ISGID;
             }
-            inode.acl_access = value;
+            inode.set_access_list(value);
         }
-        List::Default => inode.acl_default = value,
+        List::Default => inode.set_default_list(value),
     })?;
     Ok(empty())
 }
@@ -147,15 +147,15 @@ pub(super) fn remove(
         return Err(Code::FsNoAttribute.into());
     }
     edit.update_inode(target.ino(), |inode| match list {
-        List::Access => inode.acl_access = Bytes::new(),
-        List::Default => inode.acl_default = Bytes::new(),
+        List::Access => inode.set_access_list(Bytes::new()),
+        List::Default => inode.set_default_list(Bytes::new()),
     })?;
     Ok(empty())
 }
 
 /// The access list, as it is stored, after chmod(2). On volumes that have no
 /// lists for now, too: it never says anything else than the mode.
-pub(super) fn after_chmod(access: &Bytes, mode: u32) -> Result<Bytes> {
+pub(super) fn after_chmod(access: &[u8], mode: u32) -> Result<Bytes> {
     if access.is_empty() {
         return Ok(Bytes::new());
     }
@@ -175,14 +175,14 @@ pub(super) struct Inherited {
 /// caller's umask counts where there is no such list; the session's always.
 pub(super) fn inherit(who: &Who, dir: &Inode, mode: u32, kind: FileKind) -> Result<Inherited> {
     let mode = mode & !who.session_umask;
-    if !who.heeds_acls || dir.acl_default.is_empty() {
+    if !who.heeds_acls || dir.default_list().is_empty() {
         return Ok(Inherited { mode: mode & !who.umask, ..Inherited::default() });
     }
-    let acl = Acl::stored(&dir.acl_default)?.inherited(mode);
+    let acl = Acl::stored(dir.default_list())?.inherited(mode);
     let is_dir = kind == FileKind::Directory;
     Ok(Inherited {
         mode: mode & !PERMISSION_BITS | acl.mode_bits(),
         access: if acl.is_mode() { Bytes::new() } else { acl.encode() },
-        default: if is_dir { dir.acl_default.clone() } else { Bytes::new() },
+        default: Bytes::copy_from_slice(if is_dir { dir.default_list() } else { &[] }),
     })
 }

@@ -63,7 +63,7 @@ pub(in crate::volume) fn set_attr(
         truncate_to(ctx, edit, ino, size)?;
     }
     let mode = op.mode.map(|mode| chmod_mode(ctx, old, op.gid.unwrap_or(old.gid), mode));
-    let access = mode.map(|mode| after_chmod(&old.acl_access, mode)).transpose()?;
+    let access = mode.map(|mode| after_chmod(old.access_list(), mode)).transpose()?;
     let now = edit.stamp();
     let inode = edit.update_inode(ino, |inode| {
         let is_dir = inode.is_dir();
@@ -76,7 +76,7 @@ pub(in crate::volume) fn set_attr(
         }
         inode.mode = mode.unwrap_or(inode.mode);
         if let Some(access) = access {
-            inode.acl_access = access;
+            inode.set_access_list(access);
         }
         if let Some(time) = times.atime {
             inode.atime = Some(time.unwrap_or(now));

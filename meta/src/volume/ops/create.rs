@@ -122,7 +122,7 @@ fn new_inode(
     }
     let now = Some(edit.stamp());
     let (gid, Inherited { mode, access, default }) = permissions(ctx, dir.inode(), op, kind)?;
-    Ok(Inode {
+    let mut inode = Inode {
         kind: kind as i32,
         mode,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
@@ -135,10 +135,11 @@ fn new_inode(
         btime: now,
         change: 1,
         parent: if kind == FileKind::Directory { dir.ino().0 } else { 0 },
-        acl_access: access,
-        acl_default: default,
         ..Inode::default()
-    })
+    };
+    inode.set_access_list(access);
+    inode.set_default_list(default);
+    Ok(inode)
 }
 
 fn check_target(target: &[u8]) -> Result<()> {

@@ -6,9 +6,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::op::Body;
 
-use super::fixture::{
-    Client, Fixture, caller, make, new_session, on_each_engine, rename, unlink,
-};
+use super::fixture::{Client, Fixture, caller, make, new_session, on_each_engine, rename, unlink};
 use super::keeping::waits_for;
 use super::xattrs::{get, list, remove, set};
 use crate::volume::edit::Edit;
@@ -341,7 +339,9 @@ fn every_operation_heeds_the_list_where_it_grants_and_where_it_refuses() {
         |perm| format!("u::0,u:11:7,g::7,m::7,o::{perm}"),
     ];
     for list in lists {
-        for (dir_perm, file_perm) in [(0, 7), (1, 6), (3, 4), (4, 1), (5, 2), (7, 0), (2, 3), (6, 5)] {
+        for (dir_perm, file_perm) in
+            [(0, 7), (1, 6), (3, 4), (4, 1), (5, 2), (7, 0), (2, 3), (6, 5)]
+        {
             let engine = std::sync::Arc::new(crate::engine::memory::MemoryEngine::new());
             let fixture = Fixture::new(engine);
             let root = stage(&fixture);
@@ -499,7 +499,11 @@ fn dir_of(client: &Client) -> Vec<u8> {
 fn a_session_has_lists_where_volume_client_and_identity_have_them() {
     on_each_engine(|fixture| {
         let opened = |acls, flags| {
-            fixture.volume.open_session(NewSession { acls, ..new_session("/", flags) }).unwrap().acls
+            fixture
+                .volume
+                .open_session(NewSession { acls, ..new_session("/", flags) })
+                .unwrap()
+                .acls
         };
         let pinned = v1::Flags { uid: Some(1), ..Default::default() };
         assert!(opened(true, v1::Flags::default()));
@@ -530,9 +534,9 @@ fn a_list_is_recalled_from_others_before_its_change_returns() {
 fn verify_finds_lists_that_are_not_as_they_should() {
     let damages: [fn(&mut Inode); 5] = [
         |inode| inode.mode = 0o600,
-        |inode| inode.acl_access = acl("u::7,g::7,o::7").into(),
-        |inode| inode.acl_access = b"damaged".as_slice().into(),
-        |inode| inode.acl_default = acl("u::7,g::7,o::7").into(),
+        |inode| inode.set_access_list(acl("u::7,g::7,o::7").into()),
+        |inode| inode.set_access_list(b"damaged".as_slice().into()),
+        |inode| inode.set_default_list(acl("u::7,g::7,o::7").into()),
         |inode| inode.kind = FileKind::Fifo as i32,
     ];
     for (number, damage) in damages.into_iter().enumerate() {

@@ -7,7 +7,13 @@ use flexfs_proto::v1::reply;
 
 use super::fixture::{Client, on_each_engine};
 
-pub(super) fn set(client: &Client, handle: &[u8], name: &str, value: &[u8], flags: u32) -> Result<(), Code> {
+pub(super) fn set(
+    client: &Client,
+    handle: &[u8],
+    name: &str,
+    value: &[u8],
+    flags: u32,
+) -> Result<(), Code> {
     let op = v1::SetXattr {
         handle: handle.to_vec(),
         name: name.as_bytes().to_vec(),
