@@ -12,15 +12,16 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use flexfs_tests::files::Noise;
 use flexfs_tests::wait::pass;
-use flexfs_tests::{Cluster, Mount};
+use flexfs_tests::{Cluster, Mount, wait_until, within};
+use rustix::process::Signal;
 
 /// Rounds of the litmus tests: some seconds in a debug build.
-const ROUNDS: usize = 80;
+const ROUNDS: usize = 40;
 /// Longer than anything is kept without asking (a lease).
 const LEASE: Duration = Duration::from_secs(11);
 
@@ -136,9 +137,62 @@ fn a_changed_list_holds_at_once_on_the_other_mount() {
         assert!(stat(x) && !open(x), "round {round}: masked");
         root(x.dir(), "chmod g=rx d/e");
         assert!(open(y), "round {round}: unmasked");
+        // All of it: nobody is what others are because a mask is empty.
+        root(x.dir(), "setfacl -m u:1001:rx,o:rx d/e && chmod g=rx d/e");
+        assert!(stat(x) && stat(y), "round {round}: warm");
+        root(x.dir(), "chmod g= d/e");
+        assert!(!stat(y) && !stat(x), "round {round}: an empty mask");
         root(y.dir(), "setfacl -b d d/e && chmod 755 d d/e");
     }
     cluster.verify_clean();
+}
+
+/// A process that asks without a pause, until dropped.
+struct Hammer(Child);
+
+impl Hammer {
+    fn new(dir: &Path, script: &str) -> Hammer {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "1001", "--regid", "1001", "--clear-groups", "sh", "-c"]);
+        command.arg(format!("while :; do {script}; done >/dev/null 2>&1")).current_dir(dir);
+        Hammer(command.spawn().expect("setpriv (util-linux) runs"))
+    }
+}
+
+impl Drop for Hammer {
+    fn drop(&mut self) {
+        // It runs for ever, so it is there.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_changed_list_holds_at_once_where_it_is_being_asked_for() {
+    if !may_act() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let (a, b) = pair(&cluster);
+    root(a.dir(), "umask 022; mkdir d; echo secret >d/f");
+    let asking = "read x <d/f; test -r d/f; cd d && cd ..; getfacl d d/f";
+    let _hammers = [Hammer::new(a.dir(), asking), Hammer::new(b.dir(), asking)];
+    let open = File::open(b.path("d/f")).unwrap();
+    let size = || {
+        let mut bytes = [0_u8; 4096];
+        rustix::fs::fgetxattr(&open, ACCESS, &mut bytes[..]).ok()
+    };
+    for round in 0..ROUNDS {
+        let (x, y) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        root(x.dir(), "setfacl -m u:1001:- d/f");
+        assert_eq!(size(), Some(4 + 5 * 8), "round {round}");
+        assert!(!can(1001, y.dir(), "read x <d/f"), "round {round}: refused by the file");
+        root(x.dir(), "setfacl -b d/f && setfacl -m u:1001:- d");
+        assert_eq!(size(), None, "round {round}");
+        assert!(!can(1001, y.dir(), "test -e d/f"), "round {round}: refused by the directory");
+        root(y.dir(), "setfacl -b d");
+        assert!(can(1001, x.dir(), "read x <d/f"), "round {round}: granted");
+    }
 }
 
 #[test]
@@ -170,6 +224,27 @@ fn a_list_is_not_kept_longer_than_it_may_be() {
         let expected = usize::try_from(7 + round).unwrap();
         assert_eq!(size(&open), 4 + expected * 8, "round {round}");
     }
+}
+
+#[test]
+fn that_there_is_no_list_is_known_without_asking() {
+    if !may_act() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let (a, _b) = pair(&cluster);
+    let script = "umask 022; mkdir -p d/e && stat . d d/e";
+    root(a.dir(), script);
+    // Owners need no list: the kernel has not asked for any so far.
+    cluster.signal_meta(Signal::STOP);
+    let dir = a.dir().to_owned();
+    let seen = within("stat by another user", Duration::from_secs(4), move || {
+        run_as(1001, "", &dir, "stat -c %a d/e d")
+    });
+    cluster.signal_meta(Signal::CONT);
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "755\n755\n");
+    root(a.dir(), "setfacl -m u:1001:- d");
+    assert!(!can(1001, a.dir(), "stat d/e"));
 }
 
 #[test]
@@ -274,9 +349,13 @@ fn squashed_pinned_and_scoped_sessions_heed_lists() {
     }
     // What an owner sets there, its own kernel shows at once.
     root(all.dir(), "mkdir a/own && chown 1002:1002 a/own");
-    for perm in ["rwx", "r-x", "rwx"] {
-        let script = format!("setfacl -m u:1001:{perm} own && stat -c %A own && getfacl -nc own");
-        let output = run_as(1002, "", squashed.dir(), &script);
+    let open = File::open(squashed.path("own")).unwrap();
+    for (perm, bits) in [("rwx", 0o775), ("r-x", 0o755), ("rwx", 0o775)] {
+        // Asked for before, so that it may be kept.
+        open.metadata().unwrap();
+        assert!(can(1002, squashed.dir(), &format!("setfacl -m u:1001:{perm} own")));
+        assert_eq!(open.metadata().unwrap().mode() & 0o777, bits);
+        let output = run_as(1002, "", squashed.dir(), "stat -c %A own; getfacl -nc own");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains(&format!("user:1001:{perm}\n")), "{text}");
         assert!(text.starts_with("drwx"), "{text}");
@@ -310,14 +389,21 @@ fn a_volume_without_lists_has_none_and_one_without_attributes_has_them() {
     root(later.dir(), "mkdir d; echo 1 >d/f; setfacl -m u:1001:- d/f d");
     assert!(!can(1001, later.dir(), "cat d/f") && can(1002, later.dir(), "cat d/f"));
     cluster.configure(&["update", "volume", "later", "--flags", "noACL"]).ok();
-    flexfs_tests::wait_until("modes decide", Duration::from_secs(30), || {
-        can(1001, later.dir(), "cat d/f")
-    });
+    wait_until("modes decide", Duration::from_secs(30), || can(1001, later.dir(), "cat d/f"));
     assert!(!can(0, later.dir(), "setfacl -m u:1001:rwx d/f"));
-    cluster.configure(&["update", "volume", "later", "--flags", "none"]).ok();
-    flexfs_tests::wait_until("lists decide", Duration::from_secs(30), || {
-        !can(1001, later.dir(), "cat d/f")
+    // And the reverse: this mount's kernel goes by modes, which lists change.
+    root(none.dir(), "mkdir d; echo 1 >d/f; touch probe");
+    cluster.configure(&["update", "volume", "none", "--flags", "none"]).ok();
+    wait_until("lists can be set", Duration::from_secs(30), || {
+        can(0, none.dir(), "setfacl -m u:1:r probe")
     });
+    assert!(can(1001, none.dir(), "stat d/f"));
+    root(none.dir(), "setfacl -m o::- d");
+    assert!(!can(1001, none.dir(), "stat d/f"));
+    root(none.dir(), "setfacl -m u:1001:-,o:rx d");
+    assert!(!can(1001, none.dir(), "stat d/f") && can(1002, none.dir(), "stat d/f"));
+    cluster.configure(&["update", "volume", "later", "--flags", "none"]).ok();
+    wait_until("lists decide", Duration::from_secs(30), || !can(1001, later.dir(), "cat d/f"));
     cluster.verify_clean();
 }
 

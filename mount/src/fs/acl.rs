@@ -21,6 +21,9 @@ use crate::inode_table::Lists;
 const ACCESS_NAME: &[u8] = b"system.posix_acl_access";
 const DEFAULT_NAME: &[u8] = b"system.posix_acl_default";
 
+/// Where a mode shows a list's mask; Linux leaves a list aside where it is empty.
+const MASK_BITS: u32 = 0o070;
+
 /// Inodes whose lists the kernel may keep at once.
 const KEPT_MAX: usize = 65_536;
 /// How often those whose time is over are dropped: well within the second by
@@ -120,9 +123,22 @@ impl FileSystem {
         })
     }
 
+    /// A directory has a list with this mode from now on. Where the kernel
+    /// does not decide by it, it has to ask for each name; meta knows that of
+    /// names asked for later. The caller holds the lock under which the kernel
+    /// drops names: they go right after the answer.
+    pub(super) fn list_closes_names(&self, ino: u64, mode: u32) {
+        if self.checks_lists && mode & MASK_BITS != 0 {
+            return;
+        }
+        let names = self.inodes.give_up_names(ino);
+        self.ask_again(names.into_iter().map(|name| (ino, name.to_vec())).collect());
+    }
+
     /// A list was set or removed here, and the mode with it. A kernel that
     /// knows lists sees to it itself.
     pub(super) fn list_changed(&self, ino: u64) {
+        self.list_closes_names(ino, 0);
         if !self.checks_lists
             && let Some(kernel) = self.kernel()
         {

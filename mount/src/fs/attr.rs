@@ -181,6 +181,9 @@ impl FileSystem {
         let told = self.told(&handle, attr, Asked { at, stamp: change.answered() });
         self.inodes.attributes_told(ino, &told.attr);
         self.lists_told(&told);
+        if request.mode.is_some() && told.attr.access_acl {
+            self.list_closes_names(ino, told.attr.mode);
+        }
         Ok(told)
     }
 

@@ -252,7 +252,7 @@ impl FileSystem {
 
     /// Names came to directories in which this mount may not keep any: the
     /// kernel drops them as soon as the operation that moved them is over.
-    fn ask_again(&self, moved: Vec<(u64, Vec<u8>)>) {
+    pub(super) fn ask_again(&self, moved: Vec<(u64, Vec<u8>)>) {
         let Some(kernel) = self.kernel().map(std::sync::Arc::clone) else { return };
         if moved.is_empty() {
             return;

@@ -118,6 +118,9 @@ pub(super) fn set(
             need_room(edit, target, list.name().len())?;
         }
     }
+    if list == List::Access {
+        names_closed(edit, target, !value.is_empty());
+    }
     let keeps_group_id = ctx.who.is_root() || ctx.who.in_group(inode.gid);
     edit.update_inode(target.ino(), |inode| match list {
         List::Access => {
@@ -151,6 +154,15 @@ pub(super) fn remove(
         List::Default => inode.set_default_list(Bytes::new()),
     })?;
     Ok(empty())
+}
+
+/// The names of a directory are to be asked for anew from now on, when it
+/// comes to have a list that not every kernel heeds
+/// ([`Context::keep_names`]).
+pub(super) fn names_closed(edit: &mut Edit<'_>, target: &Reached, closed: bool) {
+    if closed && target.inode().is_dir() {
+        edit.effects.renamed.push(target.ino());
+    }
 }
 
 /// The access list, as it is stored, after chmod(2). On volumes that have no

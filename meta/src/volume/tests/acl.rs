@@ -6,8 +6,10 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::op::Body;
 
-use super::fixture::{Client, Fixture, caller, make, new_session, on_each_engine, rename, unlink};
-use super::keeping::waits_for;
+use super::fixture::{
+    Client, Fixture, caller, lookup, make, new_session, on_each_engine, rename, unlink,
+};
+use super::keeping::{chmod, waits_for};
 use super::xattrs::{get, list, remove, set};
 use crate::volume::edit::Edit;
 use crate::volume::record::Inode;
@@ -527,6 +529,24 @@ fn a_list_is_recalled_from_others_before_its_change_returns() {
         two.walk("f").unwrap();
         let (recall, _) = waits_for(&two, &one, change(&one, acl("u::6,u:10:0,g::4,m::4,o::4")));
         assert_eq!(recall.inos, [made.attr.unwrap().ino]);
+        // Names, where a kernel may not answer them any more.
+        let text = "u::7,u:10:0,g::5,m::5,o::5";
+        for name in ["listed", "masked"] {
+            let dir = one.mkdir(&one.root, name).unwrap();
+            let body = if name == "listed" {
+                let name = ACCESS.as_bytes().to_vec();
+                let handle = dir.handle.clone();
+                Body::SetXattr(v1::SetXattr { handle, name, value: acl(text), flags: 0 })
+            } else {
+                set_acl(&one, &dir.handle, ACCESS, text).unwrap();
+                chmod(&dir.handle, 0o705)
+            };
+            let theirs = two.walk(name).unwrap().handle;
+            let absent = two.call(lookup(&theirs, "x"));
+            assert!(matches!(absent, Ok(v1::reply::Result::Absent(_))), "two has the names");
+            let (recall, _) = waits_for(&two, &one, body);
+            assert_eq!(recall.name_inos, [dir.attr.unwrap().ino]);
+        }
     });
 }
 
