@@ -521,30 +521,27 @@ fn a_list_is_recalled_from_others_before_its_change_returns() {
         let (one, two) =
             (fixture.keeper("/", v1::Flags::default()), fixture.keeper("/", v1::Flags::default()));
         let made = one.create(&one.root, "f").unwrap();
-        let change = |client: &Client, value: Vec<u8>| {
-            let handle = client.walk("f").unwrap().handle;
+        let listed = one.mkdir(&one.root, "listed").unwrap();
+        let masked = one.mkdir(&one.root, "masked").unwrap();
+        let text = "u::7,u:10:0,g::5,m::5,o::5";
+        set_acl(&one, &masked.handle, ACCESS, text).unwrap();
+        let list = |handle: &[u8]| {
             let name = ACCESS.as_bytes().to_vec();
-            Body::SetXattr(v1::SetXattr { handle, name, value, flags: 0 })
+            let value = acl(text);
+            Body::SetXattr(v1::SetXattr { handle: handle.to_vec(), name, value, flags: 0 })
         };
         two.walk("f").unwrap();
-        let (recall, _) = waits_for(&two, &one, change(&one, acl("u::6,u:10:0,g::4,m::4,o::4")));
+        let (recall, _) = waits_for(&two, &one, list(&made.handle));
         assert_eq!(recall.inos, [made.attr.unwrap().ino]);
         // Names, where a kernel may not answer them any more.
-        let text = "u::7,u:10:0,g::5,m::5,o::5";
-        for name in ["listed", "masked"] {
-            let dir = one.mkdir(&one.root, name).unwrap();
-            let body = if name == "listed" {
-                let name = ACCESS.as_bytes().to_vec();
-                let handle = dir.handle.clone();
-                Body::SetXattr(v1::SetXattr { handle, name, value: acl(text), flags: 0 })
-            } else {
-                set_acl(&one, &dir.handle, ACCESS, text).unwrap();
-                chmod(&dir.handle, 0o705)
-            };
+        for (name, dir, change) in [
+            ("listed", &listed, list(&listed.handle)),
+            ("masked", &masked, chmod(&masked.handle, 0o705)),
+        ] {
             let theirs = two.walk(name).unwrap().handle;
             let absent = two.call(lookup(&theirs, "x"));
-            assert!(matches!(absent, Ok(v1::reply::Result::Absent(_))), "two has the names");
-            let (recall, _) = waits_for(&two, &one, body);
+            assert!(matches!(absent, Ok(v1::reply::Result::Absent(_))), "{name}: {absent:?}");
+            let (recall, _) = waits_for(&two, &one, change);
             assert_eq!(recall.name_inos, [dir.attr.unwrap().ino]);
         }
     });
