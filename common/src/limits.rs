@@ -17,6 +17,9 @@ pub const NOTES_MAX_LEN: usize = 1024;
 pub const XATTR_NAME_MAX_LEN: usize = 255;
 /// Bytes of an xattr's value (Linux XATTR_SIZE_MAX).
 pub const XATTR_VALUE_MAX_LEN: usize = 65_536;
+/// Entries of an access control list: what fits the page in which Linux's FUSE
+/// passes one.
+pub const ACL_ENTRIES_MAX: usize = 511;
 /// Bytes of all xattr names of an inode (Linux XATTR_LIST_MAX).
 pub const XATTR_LIST_MAX_LEN: usize = 65_536;
 /// Hard links to one inode (ext4's 65,000; enough for every known tool).

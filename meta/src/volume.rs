@@ -1,6 +1,7 @@
 //! A volume in service: sessions, operations, cuts. Everything the transport
 //! may ask of the core goes through [`Volume`].
 
+mod acl;
 mod attr;
 mod caller;
 mod collect;

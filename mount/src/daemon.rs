@@ -19,7 +19,7 @@ use crate::control::{self, Answer, Call, ControlSocket};
 use crate::creds_file::{CredsFile, Fingerprint};
 use crate::data::{DataPlane, DataSettings};
 use crate::events::{self, Notice};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, forget_lists};
 use crate::fuse::{Connection, ConnectionSettings, MountSettings, Mounted};
 use crate::inode_table::ROOT;
 use crate::places::{self, RunPlaces};
@@ -193,7 +193,6 @@ async fn mount(
     fs: Arc<FileSystem>,
     events: mpsc::Receiver<SessionEvent>,
 ) -> Result<(Live, mpsc::Sender<Call>)> {
-    let opened = fs.session().opened();
     let in_force = fs.session().flags();
     let settings = MountSettings {
         volume: arguments.volume.to_string(),
@@ -201,9 +200,7 @@ async fn mount(
         flags: in_force,
         owner_only: arguments.owner_only,
     };
-    let connection = ConnectionSettings {
-        posix_acl: !in_force.no_acl && opened.features.iter().any(|feature| feature == "acl"),
-    };
+    let connection = ConnectionSettings { posix_acl: fs.kernel_checks_lists() };
     let (served, runtime) = (Arc::clone(&fs), tokio::runtime::Handle::current());
     let (mounted, connection) = blocking(move || {
         let (mounted, device) = Mounted::mount(&settings)?;
@@ -223,6 +220,9 @@ async fn mount(
         // Nobody waits when the daemon ends first.
         let _ = ended.send(());
     });
+    if fs.kernel_checks_lists() {
+        tokio::spawn(forget_lists(Arc::clone(&fs)));
+    }
     let (notify, notices) = mpsc::channel(4);
     tokio::spawn(events::serve(Arc::clone(&fs), events, notify));
     let (call, calls) = mpsc::channel(4);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flexfs_common::clock::BootTime;
-use flexfs_common::{Code, Error, Result, flags, limits};
+use flexfs_common::{Code, Error, Result, flags, limits, protocol};
 use flexfs_proto::v1;
 
 use crate::caller::Requester;
@@ -17,6 +17,7 @@ use crate::handle_table::HandleTable;
 use crate::inode_table::InodeTable;
 use crate::session::MetaSession;
 
+mod acl;
 mod attr;
 mod dir;
 mod file;
@@ -27,6 +28,7 @@ mod reply;
 mod space;
 mod xattr;
 
+pub use acl::forget_lists;
 pub use attr::{SetAttrRequest, TimeRequest};
 pub use dir::{DirItem, DirSink};
 pub use file::{OpenMode, Opened};
@@ -59,6 +61,9 @@ pub struct FileSystem {
     freshness: Freshness,
     /// It was mounted so that the kernel checks permissions.
     mounted_with_checks: bool,
+    /// And access control lists.
+    checks_lists: bool,
+    lists: acl::KeptLists,
 }
 
 /// How long the kernel may keep something: to be checked again when it is told.
@@ -113,6 +118,7 @@ impl FileSystem {
         let root_attr = opened.root_attr.as_ref().ok_or_else(reply::unexpected)?;
         let inodes = InodeTable::new(Bytes::from(opened.root_handle.clone()), root_attr);
         let mounted_with_checks = flags::identity_is_true(&opened.flags.unwrap_or_default());
+        let checks_lists = opened.features.iter().any(|feature| feature == protocol::ACL);
         Ok(FileSystem {
             inodes,
             data,
@@ -122,6 +128,8 @@ impl FileSystem {
             kernel: OnceLock::new(),
             freshness: Freshness::default(),
             mounted_with_checks,
+            checks_lists,
+            lists: acl::KeptLists::default(),
         })
     }
 

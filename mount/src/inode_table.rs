@@ -13,6 +13,8 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use parking_lot::Mutex;
 
+use crate::freshness::Stamp;
+
 /// What the kernel calls the root of a mount (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 
@@ -39,6 +41,9 @@ struct Node {
     /// Size and time of modification last told to the kernel, which looks at
     /// them to know whether its pages are old.
     contents: Option<(u64, v1::Timestamp)>,
+    /// What the kernel was last told of its access control lists, if it may
+    /// keep that.
+    lists: Option<Lists>,
     /// The change counter at the last open: pages cached since belong to it.
     opened_change: Option<u64>,
     /// Directories: where it was last seen, for `..`.
@@ -48,6 +53,19 @@ struct Node {
     names: HashMap<Bytes, Instant>,
     /// Number of names at which those that are over are looked for.
     sweep_at: usize,
+}
+
+/// Which access control lists an inode has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lists {
+    /// More than its mode.
+    pub access: bool,
+    /// For its new entries.
+    pub default: bool,
+    /// How long that may be kept.
+    pub until: Instant,
+    /// If nothing was recalled or changed since.
+    pub stamp: Stamp,
 }
 
 impl InodeTable {
@@ -158,6 +176,19 @@ impl InodeTable {
         }
     }
 
+    /// The same of its access control lists; `None`: it may keep nothing.
+    pub fn lists_told(&self, ino: u64, lists: Option<Lists>) {
+        if let Some(node) = self.nodes.lock().get_mut(&ino) {
+            node.lists = lists;
+        }
+    }
+
+    /// What the kernel was last told of an inode's access control lists.
+    #[must_use]
+    pub fn lists(&self, ino: u64) -> Option<Lists> {
+        self.nodes.lock().get(&ino)?.lists
+    }
+
     /// Where a directory was last seen; the root is its own parent.
     #[must_use]
     pub fn parent(&self, ino: u64) -> u64 {
@@ -205,6 +236,7 @@ impl Node {
             lookups: 0,
             mode,
             contents: None,
+            lists: None,
             opened_change: None,
             parent,
             names: HashMap::new(),

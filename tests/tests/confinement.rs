@@ -144,6 +144,22 @@ fn with_handle(handle: &[u8]) -> Vec<(&'static str, Body)> {
     ]
 }
 
+const ACCESS_ACL: &str = "system.posix_acl_access";
+
+/// `u::rw-,u:10:rw-,g::r--,m::rw-,o::---` as Linux passes it.
+fn set_acl(handle: Vec<u8>) -> SetXattr {
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    let nobody = u32::MAX;
+    for (tag, id, perm) in
+        [(1_u16, nobody, 6_u16), (2, 10, 6), (4, nobody, 4), (0x10, nobody, 6), (0x20, nobody, 0)]
+    {
+        value.extend(tag.to_le_bytes());
+        value.extend(perm.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    SetXattr { handle, name: ACCESS_ACL.into(), value, flags: 0 }
+}
+
 /// Every operation that changes something, on these handles: a directory and
 /// a file in it.
 fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
@@ -186,6 +202,8 @@ fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
             Body::SetXattr(SetXattr { handle: f(), name: xattr(), ..SetXattr::default() }),
         ),
         ("removexattr", Body::RemoveXattr(RemoveXattr { handle: f(), name: xattr() })),
+        ("setfacl", Body::SetXattr(set_acl(f()))),
+        ("setfacl -b", Body::RemoveXattr(RemoveXattr { handle: f(), name: ACCESS_ACL.into() })),
         ("open to write", Body::Open(Open { handle: f(), flags: libc::O_RDWR as u32 })),
         (
             "open to truncate",

@@ -34,6 +34,16 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Test],
     },
     Need {
+        package: "acl",
+        found: || shell::find_program("setfacl").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
+        package: "attr",
+        found: || shell::find_program("setfattr").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
         package: "tar",
         found: || shell::find_program("tar").is_some(),
         purposes: &[Purpose::Test],

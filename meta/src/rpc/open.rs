@@ -125,6 +125,7 @@ fn try_open(
         honours: honoured(&request.honours),
         recalls: knows(protocol::RECALL),
         write_rights: knows(protocol::WRITE_RIGHTS),
+        acls: knows(protocol::ACL),
         host_name: request.host_name.clone(),
         dir: request.dir.clone(),
         peer: caller.peer.0.to_string(),
@@ -173,7 +174,9 @@ fn reply(
     let settings = served.volume.settings();
     let placed = served.placed();
     let millis = |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-    let known = |name: &&str| request.features.iter().any(|f| f == name);
+    let known = |name: &&str| {
+        request.features.iter().any(|f| f == name) && (*name != protocol::ACL || opened.acls)
+    };
     v1::OpenSessionReply {
         session_id: opened.id.as_bytes().to_vec(),
         session_key: Some(v1::SecretBytes { value: opened.key.to_vec() }),

@@ -32,5 +32,7 @@ pub(super) fn attr(ino: Ino, inode: &Inode) -> v1::Attr {
         change: inode.change,
         cache_millis: 0,
         write_right: 0,
+        access_acl: !inode.access_list().is_empty(),
+        default_acl: !inode.default_list().is_empty(),
     }
 }

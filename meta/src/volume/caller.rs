@@ -13,8 +13,12 @@ pub(super) struct Who {
     pub(super) uid: u32,
     pub(super) gid: u32,
     groups: Vec<u32>,
-    /// Bits cleared on create: the caller's and the session's.
+    /// Bits cleared on create, unless the directory says otherwise.
     pub(super) umask: u32,
+    /// Bits cleared on create, whatever the directory says: the session's.
+    pub(super) session_umask: u32,
+    /// Access control lists count (the volume is not without).
+    pub(super) heeds_acls: bool,
 }
 
 impl Who {
@@ -32,7 +36,9 @@ impl Who {
             uid: caller.uid,
             gid: caller.gid,
             groups: caller.groups.clone(),
-            umask: (caller.umask | flags.umask) & 0o777,
+            umask: caller.umask & 0o777,
+            session_umask: flags.umask & 0o777,
+            heeds_acls: !flags.no_acl,
         };
         let nobody_uid = flags.squash_uid.unwrap_or(NOBODY);
         let nobody_gid = flags.squash_gid.unwrap_or(NOBODY);
@@ -82,7 +88,8 @@ mod tests {
     fn squashing_and_pins() {
         let flags = v1::Flags { root_squash: true, umask: 0o020, ..v1::Flags::default() };
         let who = Who::of(Some(&caller(0, 0, &[0, 5])), &flags).unwrap();
-        assert_eq!((who.uid, who.gid, who.umask), (NOBODY, NOBODY, 0o022));
+        assert_eq!((who.uid, who.gid), (NOBODY, NOBODY));
+        assert_eq!((who.umask, who.session_umask), (0o002, 0o020));
         assert!(!who.in_group(0) && who.in_group(5));
         let who = Who::of(Some(&caller(7, 0, &[])), &flags).unwrap();
         assert_eq!((who.uid, who.gid), (7, NOBODY));

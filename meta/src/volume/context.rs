@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
-use flexfs_common::ids::Ino;
 use flexfs_common::{Code, Result, flags};
 use flexfs_proto::v1;
 
 use super::caller::Who;
+use super::confine::Reached;
 use super::lock_wait::LockWaiters;
+use super::record::Inode;
 use super::rights::{Keep, Rights, Wish};
 use super::scope::Scopes;
 use super::session::Session;
@@ -41,11 +42,20 @@ impl Context<'_> {
     /// The answer says something about a name in this directory, which every
     /// caller of this session is told alike if he may search it. Squashed and
     /// pinned identities are not those that the client's kernel checks, so
-    /// that it has to ask for each name.
-    pub(super) fn keep_names(&self, dir: Ino) {
-        if flags::identity_is_true(self.flags) {
-            self.keep.set(Keep::Names(dir));
+    /// that it has to ask for each name; and where it does not know the
+    /// directory's access control list.
+    pub(super) fn keep_names(&self, dir: &Reached) {
+        if flags::identity_is_true(self.flags) && self.kernel_sees_list(dir.inode()) {
+            self.keep.set(Keep::Names(dir.ino()));
         }
+    }
+
+    /// Does the client's kernel decide as [`super::permission`] does? Linux
+    /// leaves a list aside whose mask is empty, and gives those it names what
+    /// others have.
+    fn kernel_sees_list(&self, inode: &Inode) -> bool {
+        let has_list = self.who.heeds_acls && !inode.access_list().is_empty();
+        !has_list || (self.session.knows_acls() && inode.mode & 0o070 != 0)
     }
 
     /// # Errors

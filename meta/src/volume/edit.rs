@@ -30,7 +30,8 @@ pub(super) struct Effects {
     pub(super) waits: Vec<Wanted>,
     /// Inodes whose attributes or contents changed.
     pub(super) changed: Vec<Ino>,
-    /// Directories in which a name changed.
+    /// Directories in which a name changed, or whose names not every kernel
+    /// may answer any more.
     pub(super) renamed: Vec<Ino>,
     /// Sessions whose last open of an inode ended.
     pub(super) closed: Vec<(SessionId, Ino)>,

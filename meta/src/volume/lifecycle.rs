@@ -131,6 +131,7 @@ impl Volume {
         // Under the lock: no change of the volume's flags comes in between.
         let merged = flags::merge(&self.settings.read().flags, &new.token_flags, &new.requested)?;
         reflag::need_honoured(&merged, &new.honours)?;
+        let acls = new.acls && !merged.no_acl && flags::identity_is_true(&merged);
         let mut made = None;
         self.transact(&writer, &mut |edit| {
             let path = self.resolve_scope(edit.view(), &new.scope)?;
@@ -150,6 +151,7 @@ impl Volume {
                 honours: Some(new.honours),
                 sealed_key: sealed_key.clone(),
                 write_rights: new.write_rights,
+                acls,
             };
             edit.put(&self.keys.session(id), &row);
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));
@@ -162,6 +164,7 @@ impl Volume {
             id,
             key,
             flags: *session.flags(),
+            acls,
             root_handle: session.handles.make(session.root).into(),
             root_attr,
         })

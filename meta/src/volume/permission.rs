@@ -1,7 +1,9 @@
-//! Permission by mode bits (POSIX.1-2017, 4.5 File Access Permissions).
+//! Permission by mode bits (POSIX.1-2017, 4.5 File Access Permissions) and
+//! access control lists.
 
 use flexfs_common::{Code, Result};
 
+use super::acl::Acl;
 use super::caller::Who;
 use super::record::Inode;
 
@@ -29,6 +31,10 @@ pub(super) fn allows(inode: &Inode, who: &Who, want: u32) -> bool {
     }
     let class = if who.uid == inode.uid {
         inode.mode >> 6
+    } else if who.heeds_acls && !inode.access_list().is_empty() {
+        // Whom a damaged list lets in is not known: nobody.
+        return Acl::stored(inode.access_list())
+            .is_ok_and(|acl| acl.permits((inode.uid, inode.gid), who, want));
     } else if who.in_group(inode.gid) {
         inode.mode >> 3
     } else {

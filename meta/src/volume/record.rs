@@ -112,6 +112,18 @@ pub(super) struct Inode {
     /// `change` at the latest change of its contents.
     #[prost(uint64, tag = "19")]
     pub(super) data_change: u64,
+    /// Its access control lists; `None` for almost every inode.
+    #[prost(message, optional, boxed, tag = "20")]
+    pub(super) lists: Option<Box<Lists>>,
+}
+
+/// Access control lists, see [`super::acl::Acl::encode`]; empty = none.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Lists {
+    #[prost(bytes = "bytes", tag = "1")]
+    access: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    default: Bytes,
 }
 
 impl Inode {
@@ -121,6 +133,31 @@ impl Inode {
 
     pub(super) fn is_regular(&self) -> bool {
         self.kind == FileKind::Regular as i32
+    }
+
+    /// Its access control list, where it says more than the mode; its
+    /// permissions are those of the mode. Empty: none.
+    pub(super) fn access_list(&self) -> &[u8] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.access)
+    }
+
+    /// The list that new entries of a directory inherit. Empty: none.
+    pub(super) fn default_list(&self) -> &[u8] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.default)
+    }
+
+    pub(super) fn set_access_list(&mut self, list: Bytes) {
+        self.change_lists(|lists| lists.access = list);
+    }
+
+    pub(super) fn set_default_list(&mut self, list: Bytes) {
+        self.change_lists(|lists| lists.default = list);
+    }
+
+    fn change_lists(&mut self, change: impl FnOnce(&mut Lists)) {
+        let mut lists = self.lists.take().unwrap_or_default();
+        change(&mut lists);
+        self.lists = (*lists != Lists::default()).then_some(lists);
     }
 
     /// Its contents changed.
@@ -257,6 +294,9 @@ pub(super) struct SessionRow {
     /// The mount knows the right to buffer writes.
     #[prost(bool, tag = "15")]
     pub(super) write_rights: bool,
+    /// The mount's kernel checks access control lists.
+    #[prost(bool, tag = "16")]
+    pub(super) acls: bool,
 }
 
 impl std::fmt::Debug for SessionRow {

@@ -154,6 +154,11 @@ impl Session {
         (self.row.requested.unwrap_or_default(), self.row.honours.unwrap_or_default())
     }
 
+    /// Does its client's kernel check access control lists?
+    pub(super) fn knows_acls(&self) -> bool {
+        self.row.acls
+    }
+
     /// May its client know other flags than those in force?
     pub(super) fn is_untold(&self) -> bool {
         self.untold.load(Ordering::Acquire)

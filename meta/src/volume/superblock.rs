@@ -19,9 +19,12 @@ use super::view::View;
 pub(super) const MAGIC: u64 = 0x666c_6578_6673_0001;
 /// The format this build writes.
 const FORMAT: u32 = 1;
-/// Features this build knows: none yet.
+/// Incompatible: inodes have access control lists. Who does not know them
+/// would let in whom they keep out.
+pub(super) const INCOMPAT_ACL: u64 = 1 << 0;
+/// Features this build knows.
 const KNOWN_RO_COMPAT: u64 = 0;
-const KNOWN_INCOMPAT: u64 = 0;
+const KNOWN_INCOMPAT: u64 = INCOMPAT_ACL;
 
 /// What every operation needs of the superblock.
 #[derive(Debug)]
@@ -83,6 +86,33 @@ fn check(superblock: Superblock, volume: VolumeId) -> Result<Superblock> {
         return unsupported("the metadata is of another volume");
     }
     Ok(superblock)
+}
+
+fn read(view: View<'_>) -> Result<Superblock> {
+    view.record("superblock", &view.keys.superblock())?
+        .ok_or_else(|| Error::new(Code::EngineFailed, "the superblock is missing"))
+}
+
+/// May the volume hold access control lists?
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn has_lists(view: View<'_>) -> Result<bool> {
+    Ok(read(view)?.incompat & INCOMPAT_ACL != 0)
+}
+
+/// The volume holds an access control list from now on.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn note_lists(edit: &mut Edit<'_>) -> Result<()> {
+    let key = edit.keys().superblock();
+    let mut superblock = read(edit.view())?;
+    if superblock.incompat & INCOMPAT_ACL == 0 {
+        superblock.incompat |= INCOMPAT_ACL;
+        edit.put(&key, &superblock);
+    }
+    Ok(())
 }
 
 fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {

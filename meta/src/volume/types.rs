@@ -80,6 +80,8 @@ pub struct NewSession {
     pub recalls: bool,
     /// The client knows the right to buffer writes.
     pub write_rights: bool,
+    /// The client can let its kernel check access control lists.
+    pub acls: bool,
     /// For listings.
     pub host_name: String,
     /// For listings: the mount point.
@@ -99,6 +101,8 @@ pub struct OpenedSession {
     pub key: SessionKey,
     /// Volume ∪ token ∪ client.
     pub flags: v1::Flags,
+    /// Its kernel is to check access control lists.
+    pub acls: bool,
     /// Handle of the scope's root.
     pub root_handle: Vec<u8>,
     /// Attributes of the scope's root.

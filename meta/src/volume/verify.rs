@@ -8,10 +8,12 @@ use flexfs_common::ids::{Ino, ObjectId};
 use flexfs_proto::v1;
 
 use super::Volume;
+use super::acl::{Acl, PERMISSION_BITS};
 use super::contents::Placed;
 use super::keys::{Tag, id_at, u64_at};
 use super::name_order::DIGITS;
 use super::record::{Counters, Dentry, Extent, Inode, Object, ObjectState, decode};
+use super::superblock;
 use super::view::View;
 
 /// What one pass over the records found out.
@@ -25,6 +27,8 @@ struct Checker<'v> {
     /// Directories known to hang below the root.
     rooted: HashSet<Ino>,
     stored: u64,
+    /// The superblock says that there are access control lists.
+    lists_noted: bool,
 }
 
 impl Volume {
@@ -44,6 +48,7 @@ impl Volume {
                 extents: HashMap::new(),
                 rooted: HashSet::from([self.identity.root]),
                 stored: 0,
+                lists_noted: superblock::has_lists(view)?,
             };
             checker.inodes()?;
             checker.dentries()?;
@@ -81,12 +86,44 @@ impl Checker<'_> {
                     );
                 }
             }
+            self.lists(ino, &inode);
             let xattrs = view.keys_of(&view.keys.xattrs(ino), usize::MAX)?.len();
             if xattrs != inode.xattrs as usize {
                 self.find("xattrs", format!("{ino} has {xattrs} xattrs, not {}", inode.xattrs));
             }
             Ok(ControlFlow::Continue(()))
         })
+    }
+
+    /// Access control lists are valid and where they may be, and the access
+    /// list says what the mode says, and more.
+    fn lists(&mut self, ino: Ino, inode: &Inode) {
+        let (access, default) = (inode.access_list(), inode.default_list());
+        if access.is_empty() && default.is_empty() {
+            return;
+        }
+        if !self.lists_noted {
+            self.find("acl", format!("{ino} has a list, and the superblock knows of none"));
+        }
+        if inode.is_symlink() || (!default.is_empty() && !inode.is_dir()) {
+            self.find("acl", format!("{ino} is of a kind that has no such list"));
+        }
+        if !default.is_empty() && Acl::stored(default).is_err() {
+            self.find("acl", format!("the default list of {ino} is damaged"));
+        }
+        if access.is_empty() {
+            return;
+        }
+        match Acl::stored(access) {
+            Err(_) => self.find("acl", format!("the access list of {ino} is damaged")),
+            Ok(acl) if acl.is_mode() => {
+                self.find("acl", format!("the access list of {ino} is no more than its mode"));
+            }
+            Ok(acl) if acl.mode_bits() != inode.mode & PERMISSION_BITS => {
+                self.find("acl", format!("the mode of {ino} is not that of its access list"));
+            }
+            Ok(_) => {}
+        }
     }
 
     /// Links are the back records, and each has its dentry.

@@ -56,6 +56,7 @@ impl FileSystem {
         let attr = reply::attr(self.call_open(who, body).await?)?;
         let told = self.told(&handle, attr, asked);
         let looks_the_same = self.inodes.attributes_told(ino, &told.attr);
+        self.lists_told(&told);
         if let Some(data) = self.data.get(self.inodes.meta_ino(ino))
             && data.pages_are_stale()
         {
@@ -179,6 +180,10 @@ impl FileSystem {
         }
         let told = self.told(&handle, attr, Asked { at, stamp: change.answered() });
         self.inodes.attributes_told(ino, &told.attr);
+        self.lists_told(&told);
+        if request.mode.is_some() && told.attr.access_acl {
+            self.list_closes_names(ino, told.attr.mode);
+        }
         Ok(told)
     }
 

@@ -183,6 +183,7 @@ impl FileSystem {
         let taken = sink.add(&item);
         if taken && let Some(told) = &found {
             self.inodes.found(&told.attr, handle, dir.ino);
+            self.lists_told(told);
         }
         taken
     }

@@ -82,6 +82,7 @@ impl FileSystem {
         let mut found = self.told(&handle, attr, told.of_inode);
         found.name_kept = self.name_kept(entry.name_cache_millis, told.place, told.of_name);
         self.inodes.found(&found.attr, handle, told.place.0);
+        self.lists_told(&found);
         Ok(found)
     }
 
@@ -251,7 +252,7 @@ impl FileSystem {
 
     /// Names came to directories in which this mount may not keep any: the
     /// kernel drops them as soon as the operation that moved them is over.
-    fn ask_again(&self, moved: Vec<(u64, Vec<u8>)>) {
+    pub(super) fn ask_again(&self, moved: Vec<(u64, Vec<u8>)>) {
         let Some(kernel) = self.kernel().map(std::sync::Arc::clone) else { return };
         if moved.is_empty() {
             return;

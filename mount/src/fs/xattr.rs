@@ -1,4 +1,4 @@
-//! Extended attributes (xattr(7)).
+//! Extended attributes (xattr(7)). Access control lists are two of them.
 
 use bytes::Bytes;
 use flexfs_common::limits::{XATTR_LIST_MAX_LEN, XATTR_NAME_MAX_LEN, XATTR_VALUE_MAX_LEN};
@@ -6,6 +6,7 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
+use super::acl::is_list;
 use super::{FileSystem, reply};
 use crate::caller::Requester;
 
@@ -15,7 +16,15 @@ impl FileSystem {
     /// # Errors
     /// `FS_NO_ATTRIBUTE`, and meta's.
     pub async fn getxattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<Bytes> {
-        check_xattr(name)?;
+        self.check_xattr(name)?;
+        if is_list(name) {
+            return self.get_list(who, ino, name).await;
+        }
+        self.ask_xattr(who, ino, name).await
+    }
+
+    /// Asks meta for a value.
+    pub(super) async fn ask_xattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<Bytes> {
         let handle = self.inodes.handle(ino)?.to_vec();
         let body = Body::GetXattr(v1::GetXattr { handle, name: name.to_vec() });
         reply::bytes(self.call(who, 0, body).await?)
@@ -33,7 +42,7 @@ impl FileSystem {
         value: &[u8],
         flags: u32,
     ) -> Result<()> {
-        check_xattr(name)?;
+        self.check_xattr(name)?;
         if value.len() > XATTR_VALUE_MAX_LEN {
             return Err(Error::bare(Code::FsRange));
         }
@@ -45,7 +54,11 @@ impl FileSystem {
             value: value.to_vec(),
             flags,
         });
-        self.call(who, 0, body).await.map(reply::done)
+        self.call(who, 0, body).await.map(reply::done)?;
+        if is_list(name) {
+            self.list_changed(ino);
+        }
+        Ok(())
     }
 
     /// All names, each followed by a NUL byte (listxattr(2)).
@@ -69,25 +82,33 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::getxattr`].
     pub async fn removexattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<()> {
-        check_xattr(name)?;
+        self.check_xattr(name)?;
         let handle = self.inodes.handle(ino)?.to_vec();
         let _change = self.freshness.change(&[ino]);
         let body = Body::RemoveXattr(v1::RemoveXattr { handle, name: name.to_vec() });
-        self.call(who, 0, body).await.map(reply::done)
+        self.call(who, 0, body).await.map(reply::done)?;
+        if is_list(name) {
+            self.list_changed(ino);
+        }
+        Ok(())
     }
 
-    /// Had the volume any when it was mounted? Asked before the operations
-    /// above: the kernel is told once and does not ask again. What changes
-    /// later, meta answers.
+    /// Had the volume any, or access control lists, when it was mounted? Asked
+    /// before the operations above: the kernel is told once and does not ask
+    /// again. What changes later, meta answers.
     #[must_use]
-    pub fn has_xattrs(&self) -> bool {
-        !self.session.opened().flags.as_ref().is_some_and(|flags| flags.no_xattr)
+    pub fn serves_xattrs(&self) -> bool {
+        !self.session.opened().flags.is_some_and(|flags| flags.no_xattr && flags.no_acl)
     }
-}
 
-fn check_xattr(name: &[u8]) -> Result<()> {
-    if name.len() > XATTR_NAME_MAX_LEN {
-        return Err(Error::bare(Code::FsRange));
+    /// Refuses what need not be asked for.
+    fn check_xattr(&self, name: &[u8]) -> Result<()> {
+        if name.len() > XATTR_NAME_MAX_LEN {
+            return Err(Error::bare(Code::FsRange));
+        }
+        if self.session.flags().no_xattr && !is_list(name) {
+            return Err(Error::bare(Code::FsUnsupported));
+        }
+        Ok(())
     }
-    Ok(())
 }

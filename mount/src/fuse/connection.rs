@@ -201,7 +201,7 @@ impl Shared {
             Operation::Ioctl => debt.refuse(errno::NO_IOCTL),
             Operation::Unknown => debt.refuse(errno::NOT_SERVED),
             Operation::Destroy => drop(debt.pay(&mut Ok(Answer::empty()), self.fs.freshness())),
-            Operation::Xattr(_) if !self.fs.has_xattrs() => debt.refuse(errno::NOT_SERVED),
+            Operation::Xattr(_) if !self.fs.serves_xattrs() => debt.refuse(errno::NOT_SERVED),
             operation => {
                 let interrupted = self.running.enter(header.unique);
                 let shared = Arc::clone(self);

@@ -4,6 +4,7 @@ use flexfs_common::{Code, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 
+use super::acl::{after_chmod, names_closed};
 use super::create::need_suid_allowed;
 use super::open::{truncate_to, writes};
 use crate::volume::attr::attr;
@@ -62,6 +63,9 @@ pub(in crate::volume) fn set_attr(
         truncate_to(ctx, edit, ino, size)?;
     }
     let mode = op.mode.map(|mode| chmod_mode(ctx, old, op.gid.unwrap_or(old.gid), mode));
+    let masks_all = mode.is_some_and(|mode| mode & 0o070 == 0);
+    names_closed(edit, target, masks_all && !old.access_list().is_empty());
+    let access = mode.map(|mode| after_chmod(old.access_list(), mode)).transpose()?;
     let now = edit.stamp();
     let inode = edit.update_inode(ino, |inode| {
         let is_dir = inode.is_dir();
@@ -73,6 +77,9 @@ pub(in crate::volume) fn set_attr(
             }
         }
         inode.mode = mode.unwrap_or(inode.mode);
+        if let Some(access) = access {
+            inode.set_access_list(access);
+        }
         if let Some(time) = times.atime {
             inode.atime = Some(time.unwrap_or(now));
         }

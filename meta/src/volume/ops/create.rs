@@ -6,6 +6,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::reply;
 
+use super::acl::{self, Inherited};
 use super::open::{O_TRUNC, open_inode, writes};
 use crate::volume::attr::attr;
 use crate::volume::confine::{self, Reached};
@@ -27,7 +28,7 @@ pub(in crate::volume) fn make(
     let name = DentryName::parse(&op.name)?;
     dir.need_dir()?;
     need(dir.inode(), &ctx.who, X)?;
-    ctx.keep_names(dir.ino());
+    ctx.keep_names(dir);
     if let Some((_, existing)) = confine::child(ctx, edit.view(), dir, &name)? {
         return open_existing(ctx, edit, existing, op, kind);
     }
@@ -120,8 +121,8 @@ fn new_inode(
         _ => {}
     }
     let now = Some(edit.stamp());
-    let (gid, mode) = group_and_mode(ctx, dir.inode(), op, kind)?;
-    Ok(Inode {
+    let (gid, Inherited { mode, access, default }) = permissions(ctx, dir.inode(), op, kind)?;
+    let mut inode = Inode {
         kind: kind as i32,
         mode,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
@@ -135,7 +136,10 @@ fn new_inode(
         change: 1,
         parent: if kind == FileKind::Directory { dir.ino().0 } else { 0 },
         ..Inode::default()
-    })
+    };
+    inode.set_access_list(access);
+    inode.set_default_list(default);
+    Ok(inode)
 }
 
 fn check_target(target: &[u8]) -> Result<()> {
@@ -149,31 +153,32 @@ fn check_target(target: &[u8]) -> Result<()> {
     if target.contains(&0) { Err(Code::FsInvalid.into()) } else { Ok(()) }
 }
 
-/// Group and mode of a new inode: a set-group-ID directory hands its group
-/// down, and to directories the bit as well (as Linux does).
-fn group_and_mode(
+/// Group, mode and lists of a new inode: a set-group-ID directory hands its
+/// group down, and to directories the bit as well (as Linux does).
+fn permissions(
     ctx: &Context<'_>,
     dir: &Inode,
     op: &v1::Make,
     kind: FileKind,
-) -> Result<(u32, u32)> {
+) -> Result<(u32, Inherited)> {
     if kind == FileKind::Symlink {
         let gid = if dir.mode & S_ISGID != 0 { dir.gid } else { ctx.who.gid };
-        return Ok((gid, 0o777));
+        return Ok((gid, Inherited { mode: 0o777, ..Inherited::default() }));
     }
-    let mut mode = op.mode & MODE_BITS & !ctx.who.umask;
+    let mut inherited = acl::inherit(&ctx.who, dir, op.mode & MODE_BITS, kind)?;
+    let mode = inherited.mode;
     let is_dir = kind == FileKind::Directory;
     need_suid_allowed(ctx, mode, is_dir)?;
     if dir.mode & S_ISGID == 0 {
-        return Ok((ctx.who.gid, mode));
+        return Ok((ctx.who.gid, inherited));
     }
     if is_dir {
-        mode |= S_ISGID;
+        inherited.mode |= S_ISGID;
     } else if mode & 0o010 != 0 && !ctx.who.is_root() && !ctx.who.in_group(dir.gid) {
         // Nobody makes a program that runs with a group that is not theirs.
-        mode &= !S_ISGID;
+        inherited.mode &= !S_ISGID;
     }
-    Ok((dir.gid, mode))
+    Ok((dir.gid, inherited))
 }
 
 /// # Errors

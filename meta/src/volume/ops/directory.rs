@@ -59,7 +59,7 @@ pub(in crate::volume) fn read_dir(
     })?;
     // Only who may search it was told what the names name.
     if plus {
-        ctx.keep_names(dir.ino());
+        ctx.keep_names(dir);
     }
     Ok(reply::Result::DirPage(v1::DirPage { entries, end, name_cache_millis: 0 }).into())
 }

@@ -23,7 +23,7 @@ pub(in crate::volume) fn lookup(
     let name = DentryName::parse(&op.name)?;
     dir.need_dir()?;
     need(dir.inode(), &ctx.who, X)?;
-    ctx.keep_names(dir.ino());
+    ctx.keep_names(dir);
     let (_, child) = confine::child(ctx, view, dir, &name)?.ok_or(Code::FsNotFound)?;
     let handle = ctx.session.handles.make(child.ino());
     let attr = Some(attr(child.ino(), child.inode()));
@@ -64,7 +64,7 @@ pub(in crate::volume) fn link(
     })?;
     let handle = ctx.session.handles.make(ino);
     let attr = Some(attr(ino, &inode));
-    ctx.keep_names(dir.ino());
+    ctx.keep_names(dir);
     let entry = v1::Entry { handle: handle.into(), attr, ..v1::Entry::default() };
     Ok(reply::Result::Entry(entry).into())
 }

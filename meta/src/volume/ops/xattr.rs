@@ -6,6 +6,7 @@ use flexfs_common::{Code, Result, limits};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 
+use super::acl::{self, List};
 use crate::volume::confine::Reached;
 use crate::volume::context::Context;
 use crate::volume::edit::Edit;
@@ -15,8 +16,8 @@ use crate::volume::permission::{R, S_ISVTX, W, need, need_owner};
 use crate::volume::view::View;
 
 // setxattr(2) flags (linux/xattr.h).
-const XATTR_CREATE: u32 = 1;
-const XATTR_REPLACE: u32 = 2;
+pub(super) const XATTR_CREATE: u32 = 1;
+pub(super) const XATTR_REPLACE: u32 = 2;
 
 /// Whose rules a name follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +31,8 @@ enum Space {
 }
 
 /// # Errors
-/// `FS_UNSUPPORTED` for other name spaces (ACLs too, so far) and on volumes
-/// without xattrs.
+/// `FS_UNSUPPORTED` for other name spaces (those of access control lists are
+/// in [`super::acl`]) and on volumes without xattrs.
 fn space_of(ctx: &Context<'_>, name: &[u8]) -> Result<Space> {
     if ctx.flags.no_xattr {
         return Err(Code::FsUnsupported.into());
@@ -88,6 +89,9 @@ pub(in crate::volume) fn get(
     target: &Reached,
     op: &v1::GetXattr,
 ) -> Result<Outcome> {
+    if let Some(list) = List::named(&op.name) {
+        return acl::get(ctx, target, list);
+    }
     let space = space_of(ctx, &op.name)?;
     need_sight(ctx, target, space)?;
     if target.inode().xattrs == 0 {
@@ -102,11 +106,14 @@ pub(in crate::volume) fn list(
     view: View<'_>,
     target: &Reached,
 ) -> Result<Outcome> {
-    if ctx.flags.no_xattr {
+    if ctx.flags.no_xattr && ctx.flags.no_acl {
         return Err(Code::FsUnsupported.into());
     }
     let mut names = Vec::new();
-    if target.inode().xattrs > 0 {
+    if !ctx.flags.no_acl {
+        names.extend(acl::names(target.inode()).map(|name| name.to_vec()));
+    }
+    if target.inode().xattrs > 0 && !ctx.flags.no_xattr {
         view.scan(&view.keys.xattrs(target.ino()), &mut |key, _| {
             let name = key.get(PREFIX_LEN + 8..).unwrap_or_default();
             if ctx.who.is_root() || !name.starts_with(b"trusted.") {
@@ -124,6 +131,9 @@ pub(in crate::volume) fn set(
     target: &Reached,
     op: &v1::SetXattr,
 ) -> Result<Outcome> {
+    if let Some(list) = List::named(&op.name) {
+        return acl::set(ctx, edit, target, list, op);
+    }
     let space = space_of(ctx, &op.name)?;
     ctx.need_writable()?;
     need_change(ctx, target, space)?;
@@ -151,12 +161,17 @@ pub(in crate::volume) fn set(
     Ok(empty())
 }
 
-/// All names of an inode must fit one listxattr(2).
-fn need_room(edit: &Edit<'_>, target: &Reached, name_len: usize) -> Result<()> {
+/// All names of an inode must fit one listxattr(2), with another one of this
+/// length.
+///
+/// # Errors
+/// `FS_NO_SPACE`.
+pub(super) fn need_room(edit: &Edit<'_>, target: &Reached, name_len: usize) -> Result<()> {
     if target.inode().xattrs == 0 {
         return Ok(());
     }
-    let mut len = name_len + 1;
+    let lists: usize = acl::names(target.inode()).map(|name| name.len() + 1).sum();
+    let mut len = lists + name_len + 1;
     edit.view().scan(&edit.keys().xattrs(target.ino()), &mut |key, _| {
         len += key.len().saturating_sub(PREFIX_LEN + 8) + 1;
         Ok(ControlFlow::Continue(()))
@@ -170,6 +185,9 @@ pub(in crate::volume) fn remove(
     target: &Reached,
     op: &v1::RemoveXattr,
 ) -> Result<Outcome> {
+    if let Some(list) = List::named(&op.name) {
+        return acl::remove(ctx, edit, target, list);
+    }
     let space = space_of(ctx, &op.name)?;
     ctx.need_full_rights()?;
     need_change(ctx, target, space)?;

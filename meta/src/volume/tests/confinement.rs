@@ -7,6 +7,7 @@ use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
+use super::acl::{ACCESS, DEFAULT, acl};
 use super::fixture::{Client, Fixture, lookup, new_session, on_each_engine, rename};
 use crate::volume::handle::HANDLE_LEN;
 
@@ -61,6 +62,14 @@ fn every_operation(handle: &[u8], own: &[u8]) -> Vec<Body> {
             name: b"user.x".to_vec(),
             ..Default::default()
         }),
+        Body::GetXattr(v1::GetXattr { handle: handle.clone(), name: ACCESS.into() }),
+        Body::SetXattr(v1::SetXattr {
+            handle: handle.clone(),
+            name: DEFAULT.into(),
+            value: acl("u::7,u:10:7,g::7,m::7,o::7"),
+            ..Default::default()
+        }),
+        Body::RemoveXattr(v1::RemoveXattr { handle: handle.clone(), name: ACCESS.into() }),
         Body::ListXattr(v1::ListXattr { handle: handle.clone() }),
         Body::RemoveXattr(v1::RemoveXattr { handle: handle.clone(), name: b"user.x".to_vec() }),
         Body::StatFs(v1::StatFs { handle: handle.clone() }),

@@ -120,7 +120,7 @@ impl Fixture {
         self.client_of(NewSession { recalls: true, write_rights: true, ..new })
     }
 
-    fn client_of(&self, new: NewSession) -> Client {
+    pub(super) fn client_of(&self, new: NewSession) -> Client {
         let opened = self.volume.open_session(new).unwrap();
         let generation = self.volume.attach(opened.id).unwrap().generation;
         Client {
@@ -163,6 +163,7 @@ pub(super) fn new_session(scope: &str, token_flags: v1::Flags) -> NewSession {
         },
         recalls: false,
         write_rights: false,
+        acls: true,
         host_name: "host".to_owned(),
         dir: "/mnt".to_owned(),
         peer: "127.0.0.1:1".to_owned(),

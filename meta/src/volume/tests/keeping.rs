@@ -57,7 +57,7 @@ pub(super) fn is_answered(future: &mut (impl Future<Output = v1::Reply> + Unpin)
 }
 
 /// The operation waits for `holder`, which is told exactly this.
-fn waits_for(holder: &Client, by: &Client, body: Body) -> (v1::Recall, v1::Reply) {
+pub(super) fn waits_for(holder: &Client, by: &Client, body: Body) -> (v1::Recall, v1::Reply) {
     let mut answer = Box::pin(begin(by, body));
     let mut recalls = recalled(holder);
     assert_eq!(recalls.len(), 1, "{recalls:?}");

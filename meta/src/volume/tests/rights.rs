@@ -5,6 +5,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::op::Body;
 
+use super::acl::{ACCESS, acl};
 use super::fixture::{Client, caller, make, on_each_engine, rename, unlink};
 
 const O_RDONLY: u32 = 0;
@@ -45,6 +46,13 @@ fn mutations(client: &Client, file: &[u8]) -> Vec<Body> {
             ..Default::default()
         }),
         Body::RemoveXattr(v1::RemoveXattr { handle: handle.clone(), name: b"user.x".to_vec() }),
+        Body::SetXattr(v1::SetXattr {
+            handle: handle.clone(),
+            name: ACCESS.into(),
+            value: acl("u::6,u:10:6,g::4,m::6,o::0"),
+            ..Default::default()
+        }),
+        Body::RemoveXattr(v1::RemoveXattr { handle: handle.clone(), name: ACCESS.into() }),
         Body::MintObjects(v1::MintObjects { count: 1, size_limit: 100 }),
         Body::CommitData(v1::CommitData {
             handle: handle.clone(),

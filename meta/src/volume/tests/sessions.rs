@@ -424,7 +424,7 @@ fn metadata_of_another_format_or_volume_is_refused() {
     let changes: [fn(&mut crate::volume::record::Superblock); 5] = [
         |block| block.magic += 1,
         |block| block.format += 1,
-        |block| block.incompat = 1,
+        |block| block.incompat = 1 << 63,
         |block| block.ro_compat = 1,
         |block| block.uuid = bytes::Bytes::from_static(&[9; 16]),
     ];

@@ -7,7 +7,13 @@ use flexfs_proto::v1::reply;
 
 use super::fixture::{Client, on_each_engine};
 
-fn set(client: &Client, handle: &[u8], name: &str, value: &[u8], flags: u32) -> Result<(), Code> {
+pub(super) fn set(
+    client: &Client,
+    handle: &[u8],
+    name: &str,
+    value: &[u8],
+    flags: u32,
+) -> Result<(), Code> {
     let op = v1::SetXattr {
         handle: handle.to_vec(),
         name: name.as_bytes().to_vec(),
@@ -17,7 +23,7 @@ fn set(client: &Client, handle: &[u8], name: &str, value: &[u8], flags: u32) -> 
     client.call(Body::SetXattr(op)).map(|_| ())
 }
 
-fn get(client: &Client, handle: &[u8], name: &str) -> Result<Vec<u8>, Code> {
+pub(super) fn get(client: &Client, handle: &[u8], name: &str) -> Result<Vec<u8>, Code> {
     let op = v1::GetXattr { handle: handle.to_vec(), name: name.as_bytes().to_vec() };
     match client.call(Body::GetXattr(op))? {
         reply::Result::BytesValue(value) => Ok(value.value.into()),
@@ -25,7 +31,7 @@ fn get(client: &Client, handle: &[u8], name: &str) -> Result<Vec<u8>, Code> {
     }
 }
 
-fn list(client: &Client, handle: &[u8]) -> Vec<String> {
+pub(super) fn list(client: &Client, handle: &[u8]) -> Vec<String> {
     match client.call(Body::ListXattr(v1::ListXattr { handle: handle.to_vec() })).unwrap() {
         reply::Result::Names(names) => {
             names.names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
@@ -34,7 +40,7 @@ fn list(client: &Client, handle: &[u8]) -> Vec<String> {
     }
 }
 
-fn remove(client: &Client, handle: &[u8], name: &str) -> Result<(), Code> {
+pub(super) fn remove(client: &Client, handle: &[u8], name: &str) -> Result<(), Code> {
     let op = v1::RemoveXattr { handle: handle.to_vec(), name: name.as_bytes().to_vec() };
     client.call(Body::RemoveXattr(op)).map(|_| ())
 }
@@ -80,7 +86,7 @@ fn name_spaces_have_their_rules() {
         assert_eq!(get(&user, &file, "security.s").unwrap(), b"s");
         assert_eq!(list(&user, &file), ["security.s"]);
         assert_eq!(set(&root, &link, "user.u", b"", 0).unwrap_err(), Code::FsNotPermitted);
-        for name in ["system.posix_acl_access", "other.x", "user"] {
+        for name in ["system.other", "other.x", "user"] {
             assert_eq!(set(&root, &file, name, b"", 0).unwrap_err(), Code::FsUnsupported, "{name}");
         }
         assert_eq!(set(&root, &file, "user.", b"", 0).unwrap_err(), Code::FsInvalid);
@@ -122,6 +128,10 @@ fn a_volume_without_xattrs_has_none() {
         let handle = client.root.clone();
         assert_eq!(set(&client, &handle, "user.a", b"", 0).unwrap_err(), Code::FsUnsupported);
         assert_eq!(get(&client, &handle, "user.a").unwrap_err(), Code::FsUnsupported);
+        assert_eq!(list(&client, &handle), [] as [&str; 0], "it may have access control lists");
+        let mut settings = fixture.volume.settings();
+        settings.flags.no_acl = true;
+        fixture.volume.update_settings(settings).unwrap();
         let list = client.call(Body::ListXattr(v1::ListXattr { handle }));
         assert_eq!(list, Err(Code::FsUnsupported));
     });
