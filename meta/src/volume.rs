@@ -3,6 +3,7 @@
 
 mod attr;
 mod caller;
+mod capability;
 mod collect;
 mod confine;
 mod contents;
