@@ -4,6 +4,7 @@
 mod acl;
 mod attr;
 mod caller;
+mod capability;
 mod collect;
 mod confine;
 mod contents;

@@ -19,10 +19,13 @@ use crate::ports::free_address;
 use crate::postgres::Postgres;
 use crate::process::{COMMAND, Daemon, Run, bin_dir, processes_of, tail};
 use crate::scan::Secrets;
+use crate::tools::big;
 
 /// After this long everything of a test is killed, so that a system call that
 /// hangs on a mount ends and the test fails.
-const TEST_LIMIT: Duration = Duration::from_secs(400);
+fn test_limit() -> Duration {
+    Duration::from_secs(if big() { 3600 } else { 400 })
+}
 
 /// A token as its owner has it.
 #[derive(Clone, Debug)]
@@ -150,10 +153,10 @@ impl Cluster {
     fn watch(&self) {
         let (over, home) = (Arc::clone(&self.over), self.home.clone());
         std::thread::spawn(move || {
-            let begun = Instant::now();
+            let (begun, limit) = (Instant::now(), test_limit());
             while !over.load(Ordering::Relaxed) {
-                if begun.elapsed() > TEST_LIMIT {
-                    eprintln!("the test takes longer than {TEST_LIMIT:?}: killing its programs");
+                if begun.elapsed() > limit {
+                    eprintln!("the test takes longer than {limit:?}: killing its programs");
                     kill_all(&home);
                     return;
                 }
@@ -485,7 +488,7 @@ impl Cluster {
     /// `meta.flexfs verify` finds nothing.
     #[track_caller]
     pub fn verify_clean(&self) {
-        self.run("meta.flexfs", &["verify"]).ok();
+        Run::of(self.program("meta.flexfs").arg("verify"), test_limit()).ok();
     }
 }
 

@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod raw;
 pub mod rpc;
 pub mod scan;
+pub mod tools;
 pub mod wait;
 
 pub use cluster::{Cluster, Token};

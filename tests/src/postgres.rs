@@ -81,7 +81,11 @@ impl Postgres {
 }
 
 /// Where the server's programs are: Debian keeps them out of PATH.
-fn bin_dir() -> PathBuf {
+///
+/// # Panics
+/// When it is not installed.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let found = versions.map(|entry| entry.path().join("bin")).find(|d| d.join("initdb").exists());
     found.unwrap_or_else(|| {
@@ -93,7 +97,11 @@ fn bin_dir() -> PathBuf {
 }
 
 /// uid and gid of the system user that Debian's package makes.
-fn postgres_ids() -> (u32, u32) {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn postgres_ids() -> (u32, u32) {
     let table = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
     let line = table.lines().find(|line| line.starts_with("postgres:")).expect("user postgres");
     let fields: Vec<&str> = line.split(':').collect();

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use flexfs_auth::bearer::BearerInterceptor;
 use flexfs_common::frame::{self, FrameKind, FrameReader};
 use flexfs_common::tls::{self, Peer, Stream, Trust};
-use flexfs_common::{Code, Error, Result, protocol, status};
+use flexfs_common::{Code, Error, Result, limits, protocol, status};
 use flexfs_proto::v1::admin_service_client::AdminServiceClient;
 use flexfs_proto::v1::meta_service_client::MetaServiceClient;
 use flexfs_proto::v1::op::Body;
@@ -351,6 +351,42 @@ impl RawConnection {
             if let Some(cut) = &self.cut {
                 let detail = cut.reason.clone().unwrap_or_default();
                 return Err(flexfs_common::wire::error_from_detail(&detail)?);
+            }
+        }
+    }
+
+    /// Mutations in order, as root, many in one frame, each on a slot of its
+    /// own. To be used on its own: the sequences of all slots go up together.
+    ///
+    /// # Errors
+    /// The first one's, or the connection's.
+    pub async fn change_all(&mut self, mut bodies: impl Iterator<Item = Body>) -> Result<()> {
+        loop {
+            self.sequence += 1;
+            let first = self.next_request;
+            let frame: Vec<Op> = (0..limits::SLOT_COUNT)
+                .zip(bodies.by_ref())
+                .map(|(slot, body)| Op {
+                    request_id: first + u64::from(slot),
+                    slot,
+                    sequence: self.sequence,
+                    caller: Some(Caller { umask: 0o022, ..Caller::default() }),
+                    body: Some(body),
+                })
+                .collect();
+            let mut awaited = frame.len();
+            if awaited == 0 {
+                return Ok(());
+            }
+            self.next_request += u64::from(limits::SLOT_COUNT);
+            self.send(&ClientFrame { ops: frame, ..ClientFrame::default() }).await?;
+            while awaited > 0 {
+                for reply in self.read().await?.replies {
+                    if let Some(Answer::Error(detail)) = reply.result {
+                        return Err(flexfs_common::wire::error_from_detail(&detail)?);
+                    }
+                    awaited -= 1;
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Result, shell};
+use crate::{Result, shell, tools};
 
 /// What the machine is set up for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,44 @@ const NEEDS: &[Need] = &[
         found: || shell::find_program("diff").is_some(),
         purposes: &[Purpose::Test],
     },
+    // Suites for file systems (tests/tests/data_suites.rs, applications.rs).
+    Need {
+        package: "stress-ng",
+        found: || shell::find_program("stress-ng").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
+        package: "fio",
+        found: || shell::find_program("fio").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
+        package: "dbench",
+        found: || shell::find_program("dbench").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    // ping_pong is Samba's test of byte-range locks.
+    Need {
+        package: "ctdb",
+        found: || shell::find_program("ping_pong").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
+        package: "rsync",
+        found: || shell::find_program("rsync").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    Need {
+        package: "sqlite3",
+        found: || shell::find_program("sqlite3").is_some(),
+        purposes: &[Purpose::Test],
+    },
+    // pjdfstest links to it.
+    Need {
+        package: "libacl1-dev",
+        found: || Path::new("/usr/include/sys/acl.h").exists(),
+        purposes: &[Purpose::Test],
+    },
     Need {
         package: "ca-certificates",
         found: || Path::new("/etc/ssl/certs/ca-certificates.crt").exists(),
@@ -70,6 +108,9 @@ pub(crate) fn run(purpose: Purpose) -> Result {
         .collect();
     if !missing.is_empty() {
         install(&missing)?;
+    }
+    if purpose == Purpose::Test {
+        tools::install()?;
     }
     check_fuse()?;
     check_allow_other()

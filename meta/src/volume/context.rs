@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use flexfs_common::ids::Ino;
 use flexfs_common::{Code, Result, flags};
 use flexfs_proto::v1;
 

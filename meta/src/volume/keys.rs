@@ -253,6 +253,11 @@ pub(super) fn u64_at(key: &[u8], skip: usize) -> Option<u64> {
     key.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// The open that a key of [`Keys::open_of_inode`] names.
+pub(super) fn open_of_inode_at(key: &[u8]) -> Option<u64> {
+    u64_at(key, 8 + 16)
+}
+
 /// The 16 bytes after `skip` bytes of fields.
 pub(super) fn id_at(key: &[u8], skip: usize) -> Option<[u8; 16]> {
     let at = PREFIX_LEN + skip;

@@ -64,6 +64,35 @@ impl FileData {
         Err(Error::new(Code::FsIo, "the file changes faster than it can be read"))
     }
 
+    /// Where the beginning of `range` lies, as far as one answer tells, and
+    /// where that ends: for those who do not read all of it.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub(super) async fn source_of_beginning(&self, range: &Range<u64>) -> Result<(Source, u64)> {
+        match self.known_source(range) {
+            Ok(source) => return Ok((source, range.end)),
+            Err(known_to) => {
+                let known = range.start..known_to;
+                if !known.is_empty()
+                    && let Ok(source) = self.known_source(&known)
+                {
+                    return Ok((source, known.end));
+                }
+            }
+        }
+        let _asking = self.asking.lock().await;
+        let era = self.state.lock().era;
+        let told = self.ask(range.start, range.end).await?;
+        self.state.lock().take_told(&told, era);
+        let end = told.window.end.min(range.end);
+        let pieces = told.covering(&(range.start..end)).unwrap_or_default();
+        Ok(match told.inline {
+            Some(inline) => (Source::Inline(inline), range.end),
+            None => (Source::Pieces(pieces), end),
+        })
+    }
+
     /// From memory; else the first offset that is not known.
     fn known_source(&self, range: &Range<u64>) -> Result<Source, u64> {
         let state = self.state.lock();

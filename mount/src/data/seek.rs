@@ -9,7 +9,8 @@ use super::FileData;
 use super::flush::How;
 use super::mapping::Source;
 
-/// Blocks looked at in one step.
+/// Blocks looked at in the first step. Each one of holes alone doubles it: a
+/// file may have 2^60 bytes and nothing in them.
 const STEP_BLOCKS: u64 = 64;
 
 impl FileData {
@@ -37,9 +38,11 @@ impl FileData {
             return Err(beyond());
         }
         let mut at = offset;
+        let mut step = STEP_BLOCKS * self.core.block_size;
         while at < size {
-            let end = size.min(at.saturating_add(STEP_BLOCKS * self.core.block_size));
-            match self.source(&(at..end)).await? {
+            let asked = at..size.min(at.saturating_add(step));
+            let (source, end) = self.source_of_beginning(&asked).await?;
+            match source {
                 Source::Inline(_) => return if hole { Ok(size) } else { Ok(at) },
                 Source::Pieces(pieces) => {
                     for piece in pieces {
@@ -55,6 +58,7 @@ impl FileData {
                         return Ok(at);
                     }
                     at = end;
+                    step = step.saturating_mul(2);
                 }
             }
         }

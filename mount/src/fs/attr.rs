@@ -6,6 +6,7 @@ use bytes::Bytes;
 use flexfs_common::Result;
 use flexfs_common::clock::BootTime;
 use flexfs_common::ids::Ino;
+use flexfs_common::wire;
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
@@ -201,7 +202,35 @@ fn set_time(time: TimeRequest) -> v1::SetTime {
     match time {
         TimeRequest::Now => v1::SetTime { at: None },
         TimeRequest::At(seconds, nanos) => {
-            v1::SetTime { at: Some(v1::Timestamp { seconds, nanos }) }
+            v1::SetTime { at: Some(kept_time(v1::Timestamp { seconds, nanos })) }
+        }
+    }
+}
+
+/// The nearest time that is kept (the years -9999 to 9999), as Linux clamps to
+/// what a file system can keep (timestamp_truncate).
+fn kept_time(at: v1::Timestamp) -> v1::Timestamp {
+    let (min, max) = (jiff::Timestamp::MIN, jiff::Timestamp::MAX);
+    match at.seconds {
+        seconds if seconds < min.as_second() => wire::timestamp_to_wire(min),
+        seconds if seconds >= max.as_second() => wire::timestamp_to_wire(max),
+        _ => at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_cannot_be_kept_become_the_nearest_that_can() {
+        for seconds in [i64::MIN, -(1 << 40), -1, 0, 1 << 33, 253_402_300_799, i64::MAX] {
+            let at = v1::Timestamp { seconds, nanos: 5 };
+            let kept = kept_time(at);
+            wire::timestamp_from_wire(&kept).unwrap();
+            let in_range = (-377_705_023_201..253_402_207_200).contains(&seconds);
+            assert_eq!(kept == at, in_range, "{seconds} became {kept:?}");
+            assert_eq!(kept.seconds.signum(), seconds.signum());
         }
     }
 }

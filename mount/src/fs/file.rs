@@ -123,6 +123,11 @@ impl FileSystem {
         if let Err(error) = file.data.flush(&caller, file.open_id, false).await {
             tracing::warn!(code = %error.code(), "data lost at the end of an open: {error}");
         }
+        for lock_owner in self.locks.take_posix_of(fh) {
+            let (open_id, handle) = (file.open_id, file.handle.to_vec());
+            let release = v1::Release { open_id, handle, lock_owner, locks_only: true };
+            release_open(&self.session, release).await;
+        }
         let had_flock = flock_owner != 0 && self.locks.take_flock(file.ino, flock_owner);
         let release = v1::Release {
             open_id: file.open_id,

@@ -1,6 +1,6 @@
 //! Locks across mounts: fcntl(2) ranges and flock(2), kept by meta.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use flexfs_common::Result;
 use flexfs_proto::v1;
@@ -31,22 +31,71 @@ pub struct LockRequest {
 /// Who has (or had) locks where. Spares a round trip at each close of a file
 /// nobody locked. May name owners that hold nothing any more.
 #[derive(Debug, Default)]
-pub(super) struct LockTable {
-    owners: Mutex<HashSet<(u64, u64, bool)>>,
+pub(super) struct LockTable(Mutex<Owners>);
+
+/// An inode, the owner, and whether the lock is flock(2)'s.
+type Key = (u64, u64, bool);
+
+#[derive(Debug, Default)]
+struct Owners {
+    /// With the open that each locked through last.
+    all: HashMap<Key, u64>,
+    /// The same by open.
+    by_open: HashMap<u64, HashSet<Key>>,
+}
+
+impl Owners {
+    fn remove(&mut self, key: &Key) -> bool {
+        let Some(fh) = self.all.remove(key) else { return false };
+        if let Some(keys) = self.by_open.get_mut(&fh) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_open.remove(&fh);
+            }
+        }
+        true
+    }
 }
 
 impl LockTable {
     pub(super) fn take_posix(&self, ino: u64, owner: u64) -> bool {
-        self.owners.lock().remove(&(ino, owner, false))
+        self.0.lock().remove(&(ino, owner, false))
     }
 
     pub(super) fn take_flock(&self, ino: u64, owner: u64) -> bool {
-        self.owners.lock().remove(&(ino, owner, true))
+        self.0.lock().remove(&(ino, owner, true))
+    }
+
+    /// The owners of fcntl(2) locks that an open leaves behind at its end.
+    /// Locks of a process ended when the process closed it (`take_posix`), so
+    /// these are open file description locks (F_OFD_SETLK): the kernel tells
+    /// their end by no request of its own.
+    pub(super) fn take_posix_of(&self, fh: u64) -> Vec<u64> {
+        let mut owners = self.0.lock();
+        let keys = owners.by_open.get(&fh).into_iter().flatten();
+        let keys: Vec<Key> = keys.filter(|(_, _, flock)| !flock).copied().collect();
+        keys.iter().for_each(|key| {
+            owners.remove(key);
+        });
+        keys.into_iter().map(|(_, owner, _)| owner).collect()
     }
 
     /// True when it was not there.
-    fn add(&self, ino: u64, lock: &LockRequest) -> bool {
-        self.owners.lock().insert((ino, lock.owner, lock.flock))
+    fn add(&self, ino: u64, lock: &LockRequest, fh: u64) -> bool {
+        let mut owners = self.0.lock();
+        let key = (ino, lock.owner, lock.flock);
+        let is_new = !owners.remove(&key);
+        owners.all.insert(key, fh);
+        owners.by_open.entry(fh).or_default().insert(key);
+        is_new
+    }
+
+    fn has(&self, ino: u64, lock: &LockRequest) -> bool {
+        self.0.lock().all.contains_key(&(ino, lock.owner, lock.flock))
+    }
+
+    fn remove(&self, key: &Key) {
+        self.0.lock().remove(key);
     }
 }
 
@@ -97,7 +146,7 @@ impl FileSystem {
     ) -> Result<()> {
         let file = self.handles.file(fh)?;
         let mut guard = WaitGuard { table: &self.locks, key: None };
-        if request.kind != v1::LockKind::Unlock && self.locks.add(file.ino, &request) {
+        if request.kind != v1::LockKind::Unlock && self.locks.add(file.ino, &request, fh) {
             // Known before meta is asked: a close that comes right after the
             // grant must find it.
             guard.key = Some((file.ino, request.owner, request.flock));
@@ -120,7 +169,7 @@ impl FileSystem {
     /// its way: an owner that held nothing before holds nothing after.
     pub async fn lock_given_up(&self, fh: u64, request: LockRequest) {
         let Ok(file) = self.handles.file(fh) else { return };
-        if self.locks.owners.lock().contains(&(file.ino, request.owner, request.flock)) {
+        if self.locks.has(file.ino, &request) {
             // It had locks before; which of them were replaced is not known.
             return;
         }
@@ -144,13 +193,13 @@ impl FileSystem {
 /// Takes an owner out of the table again unless its lock was granted.
 struct WaitGuard<'a> {
     table: &'a LockTable,
-    key: Option<(u64, u64, bool)>,
+    key: Option<Key>,
 }
 
 impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.table.owners.lock().remove(&key);
+            self.table.remove(&key);
         }
     }
 }
@@ -167,8 +216,8 @@ mod tests {
     #[test]
     fn owners_are_told_apart_by_kind_of_lock() {
         let table = LockTable::default();
-        assert!(table.add(5, &request(1, false)));
-        assert!(!table.add(5, &request(1, false)));
+        assert!(table.add(5, &request(1, false), 8));
+        assert!(!table.add(5, &request(1, false), 8));
         assert!(!table.take_flock(5, 1));
         assert!(!table.take_posix(6, 1));
         assert!(table.take_posix(5, 1));
@@ -178,11 +227,27 @@ mod tests {
     #[test]
     fn a_wait_given_up_leaves_no_owner() {
         let table = LockTable::default();
-        assert!(table.add(5, &request(1, true)));
+        assert!(table.add(5, &request(1, true), 8));
         drop(WaitGuard { table: &table, key: Some((5, 1, true)) });
         assert!(!table.take_flock(5, 1));
-        assert!(table.add(5, &request(1, true)));
+        assert!(table.add(5, &request(1, true), 8));
         drop(WaitGuard { table: &table, key: None });
         assert!(table.take_flock(5, 1));
+    }
+
+    #[test]
+    fn an_open_leaves_behind_what_was_locked_through_it_last() {
+        let table = LockTable::default();
+        for (owner, flock) in [(1, false), (2, false), (3, false), (4, true)] {
+            table.add(5, &request(owner, flock), 8);
+        }
+        // Closed by its process; locked again through another open.
+        assert!(table.take_posix(5, 1));
+        table.add(5, &request(2, false), 9);
+        assert_eq!(table.take_posix_of(8), [3]);
+        assert_eq!(table.take_posix_of(8), [0; 0]);
+        assert!(table.take_flock(5, 4));
+        assert_eq!(table.take_posix_of(9), [2]);
+        assert!(table.0.lock().all.is_empty() && table.0.lock().by_open.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use super::acl::{after_chmod, names_closed};
 use super::create::need_suid_allowed;
 use super::open::{truncate_to, writes};
 use crate::volume::attr::attr;
+use crate::volume::capability;
 use crate::volume::confine::Reached;
 use crate::volume::context::Context;
 use crate::volume::edit::Edit;
@@ -61,6 +62,11 @@ pub(in crate::volume) fn set_attr(
             return Ok(Outcome::After(step));
         }
         truncate_to(ctx, edit, ino, size)?;
+    }
+    if (op.uid.is_some() || op.gid.is_some()) && !old.is_dir() && old.xattrs > 0 {
+        let mut inode = edit.view().inode_named(ino)?;
+        capability::fall(edit, (ino, &mut inode))?;
+        edit.put_inode(ino, &inode);
     }
     let mode = op.mode.map(|mode| chmod_mode(ctx, old, op.gid.unwrap_or(old.gid), mode));
     let masks_all = mode.is_some_and(|mode| mode & 0o070 == 0);

@@ -17,7 +17,7 @@ use crate::volume::edit::Edit;
 use crate::volume::outcome::{Outcome, Step};
 use crate::volume::permission::{W, mode_after_write, need};
 use crate::volume::record::{Committed, Extent, Inode};
-use crate::volume::{contents, objects};
+use crate::volume::{capability, contents, objects};
 
 /// Old extents that one commit may replace: a transaction of some 10 MiB,
 /// some 0.3 s. Only a client that writes in crumbs comes near.
@@ -60,6 +60,7 @@ pub(in crate::volume) fn commit_data(
     need_space(ctx, edit)?;
     inode.size = inode.size.max(op.min_size);
     inode.mode = mode_after_write(&inode, &ctx.who);
+    capability::fall(edit, (ino, &mut inode))?;
     inode.mtime = Some(modified_at(edit, op));
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, &inode);

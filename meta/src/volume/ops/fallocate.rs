@@ -8,6 +8,7 @@ use flexfs_proto::v1::reply;
 
 use super::attributes::need_write_open;
 use crate::volume::attr::attr;
+use crate::volume::capability;
 use crate::volume::confine::Reached;
 use crate::volume::contents::{self, STEP_EXTENTS};
 use crate::volume::context::Context;
@@ -62,6 +63,7 @@ pub(in crate::volume) fn fallocate(
         inode.size = inode.size.max(end);
     }
     inode.mode = mode_after_write(&inode, &ctx.who);
+    capability::fall(edit, (ino, &mut inode))?;
     inode.mtime = Some(edit.stamp());
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, &inode);

@@ -15,7 +15,7 @@ use crate::volume::permission::{R, W, X, mode_after_write, need};
 use crate::volume::record::Inode;
 use crate::volume::rights::Wish;
 use crate::volume::view::View;
-use crate::volume::{contents, inodes, locks};
+use crate::volume::{capability, contents, inodes, locks};
 
 // Linux open(2) flags, as FUSE passes them.
 const O_ACCMODE: u32 = 0o3;
@@ -116,6 +116,7 @@ pub(in crate::volume) fn truncate_to(
     let mut inode = edit.view().inode_named(ino)?;
     contents::set_size(edit, (ino, &mut inode), size, ctx.settings.retention)?;
     inode.mode = mode_after_write(&inode, &ctx.who);
+    capability::fall(edit, (ino, &mut inode))?;
     inode.mtime = Some(edit.stamp());
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, &inode);

@@ -7,6 +7,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 
 use super::acl::{self, List};
+use crate::volume::capability;
 use crate::volume::confine::Reached;
 use crate::volume::context::Context;
 use crate::volume::edit::Edit;
@@ -189,8 +190,13 @@ pub(in crate::volume) fn remove(
         return acl::remove(ctx, edit, target, list);
     }
     let space = space_of(ctx, &op.name)?;
-    ctx.need_full_rights()?;
-    need_change(ctx, target, space)?;
+    if op.name == capability::NAME {
+        ctx.need_writable()?;
+        capability::need_fall(ctx, edit, target)?;
+    } else {
+        ctx.need_full_rights()?;
+        need_change(ctx, target, space)?;
+    }
     let key = edit.keys().xattr(target.ino(), &op.name);
     if target.inode().xattrs == 0 || edit.view().raw(&key)?.is_none() {
         return Err(Code::FsNoAttribute.into());

@@ -136,3 +136,97 @@ fn a_volume_without_xattrs_has_none() {
         assert_eq!(list, Err(Code::FsUnsupported));
     });
 }
+
+const CAPABILITY: &str = "security.capability";
+
+/// Whoever changes contents or owner takes the capability away, root too.
+#[test]
+fn a_capability_falls_with_every_change_of_contents_or_owner() {
+    const O_RDWR_TRUNC: u32 = 0o1002;
+    type Change = fn(&Client, &[u8]);
+    let changes: [(&str, Change); 7] = [
+        ("commit of extents", |client, file| {
+            client.write(file, 0, 1 << 20, 100_000).unwrap();
+        }),
+        ("truncation", |client, file| {
+            client.truncate(file, 5).unwrap();
+        }),
+        ("extension", |client, file| {
+            client.truncate(file, 1 << 30).unwrap();
+        }),
+        ("open with O_TRUNC", |client, file| {
+            client.open(file, O_RDWR_TRUNC).unwrap();
+        }),
+        ("fallocate", |client, file| {
+            let open_id = client.open(file, 2).unwrap().open_id;
+            let handle = file.to_vec();
+            let op = v1::Fallocate { handle, open_id, mode: 0, offset: 0, length: 2 << 20 };
+            client.call(Body::Fallocate(op)).unwrap();
+        }),
+        ("chown", |client, file| {
+            client.chown(file, 3, 4).unwrap();
+        }),
+        ("chown to the same", |client, file| {
+            client.chown(file, 0, 0).unwrap();
+        }),
+    ];
+    on_each_engine(|fixture| {
+        let client = fixture.client();
+        for (what, change) in changes {
+            let file = client.create(&client.root, what).unwrap().handle;
+            client.write(&file, 0, 0, 100_000).unwrap();
+            set(&client, &file, CAPABILITY, b"caps", 0).unwrap();
+            set(&client, &file, "user.a", b"1", 0).unwrap();
+            client.chmod(&file, 0o755).unwrap();
+            assert_eq!(get(&client, &file, CAPABILITY).unwrap(), b"caps");
+            change(&client, &file);
+            assert_eq!(get(&client, &file, CAPABILITY), Err(Code::FsNoAttribute), "{what}");
+            assert_eq!(list(&client, &file), ["user.a"], "{what}");
+        }
+        let inline = client.create(&client.root, "inline").unwrap().handle;
+        set(&client, &inline, CAPABILITY, b"caps", 0).unwrap();
+        client.write_inline(&inline, 0, b"new").unwrap();
+        assert_eq!(list(&client, &inline), Vec::<String>::new());
+        fixture.verify();
+    });
+}
+
+/// A kernel takes it away by removexattr in the name of who writes or chowns.
+#[test]
+fn whoever_may_write_or_chown_may_take_a_capability_away_and_nobody_else() {
+    on_each_engine(|fixture| {
+        let root = fixture.client();
+        root.chmod(&root.root, 0o755).unwrap();
+        let (owner, member, other) = (root.as_user(1, 1), root.as_user(2, 5), root.as_user(3, 3));
+        let file = root.create(&root.root, "f").unwrap().handle;
+        root.chown(&file, 1, 5).unwrap();
+        let give = |mode| {
+            set(&root, &file, CAPABILITY, b"caps", 0).unwrap();
+            root.chmod(&file, mode).unwrap();
+        };
+        give(0o564);
+        assert_eq!(remove(&other, &file, CAPABILITY), Err(Code::FsNotPermitted));
+        remove(&member, &file, CAPABILITY).unwrap();
+        give(0o444);
+        assert_eq!(remove(&member, &file, CAPABILITY), Err(Code::FsNotPermitted));
+        remove(&owner, &file, CAPABILITY).unwrap();
+        assert_eq!(remove(&owner, &file, CAPABILITY), Err(Code::FsNoAttribute));
+        // Open for writing since before the mode changed.
+        give(0o464);
+        let reading = member.open(&file, 0).unwrap().open_id;
+        root.chmod(&file, 0o444).unwrap();
+        assert_eq!(remove(&member, &file, CAPABILITY), Err(Code::FsNotPermitted));
+        root.chmod(&file, 0o464).unwrap();
+        let writing = member.open(&file, 1).unwrap().open_id;
+        root.chmod(&file, 0o444).unwrap();
+        remove(&member, &file, CAPABILITY).unwrap();
+        for open in [reading, writing] {
+            root.release(&file, open).unwrap();
+        }
+        // It is given by root alone, and nothing else of its name space is
+        // anybody's to take.
+        assert_eq!(set(&owner, &file, CAPABILITY, b"caps", 0), Err(Code::FsNotPermitted));
+        set(&root, &file, "security.other", b"", 0).unwrap();
+        assert_eq!(remove(&owner, &file, "security.other"), Err(Code::FsNotPermitted));
+    });
+}
