@@ -29,7 +29,7 @@ fn sqlite(database: &Path, script: &str) -> Run {
 
 /// Several processes write at once, each waiting for the others' locks.
 fn sqlite_writers(databases: &[&Path], journal: &str) {
-    let rows = if big() { 1000 } else { 60 };
+    let rows = if big() { 1000 } else { 40 };
     let create = format!("PRAGMA journal_mode={journal}; CREATE TABLE t (who, n, filler);");
     assert_eq!(sqlite(databases[0], &create).ok().trim(), journal);
     let insert: String = (0..rows)

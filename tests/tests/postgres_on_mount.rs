@@ -155,7 +155,7 @@ impl Drop for Writer {
 #[test]
 fn what_postgres_acknowledged_survives_its_death_under_load() {
     assert!(rustix::process::geteuid().is_root(), "only root can act as user postgres");
-    let (rounds, seconds) = if big() { (4, 30) } else { (2, 2) };
+    let (rounds, seconds) = if big() { (4, 30) } else { (1, 1) };
     let cluster = Cluster::start();
     let token = cluster.volume("work");
     let mount = cluster.mount("work", &token);
