@@ -66,7 +66,7 @@ use edit::{Edit, Effects};
 use keys::Keys;
 use lock_wait::{LockWaiters, Wanted};
 use recalls::Ticket;
-use rights::Rights;
+use rights::{By, Rights};
 use scope::Scopes;
 use session::Session;
 use superblock::Identity;
@@ -149,7 +149,7 @@ impl Volume {
         let writer = self.writer.lock();
         let (version, effects) = self.transact(&writer, change)?;
         // The volume's own changes are answered to nobody: nobody waits.
-        let _ = self.recall(None, &effects, (edit::Extent::default(), effects.extent()));
+        let _ = self.recall(By::default(), &effects, (edit::Extent::default(), effects.extent()));
         self.apply(effects, &writer);
         Ok(version)
     }
@@ -159,7 +159,7 @@ impl Volume {
     /// are over.
     fn recall(
         &self,
-        by: Option<SessionId>,
+        by: By,
         effects: &Effects,
         (from, to): (edit::Extent, edit::Extent),
     ) -> Vec<Arc<Ticket>> {

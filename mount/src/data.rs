@@ -216,6 +216,10 @@ impl DataPlane {
     pub fn opened_as(&self, ino: Ino, open_id: u64) {
         if let Some(file) = self.get(ino) {
             let mut state = file.state.lock();
+            if state.opens == 0 && state.is_clean() {
+                // Whatever is left of one of before: meta has forgotten it.
+                state.right.give_up();
+            }
             state.opens = state.opens.saturating_add(1);
             state.failures.opened(open_id);
         }
@@ -237,6 +241,10 @@ impl DataPlane {
         }
         let excess = state.settle();
         let clean = state.is_clean();
+        if state.opens == 0 && clean {
+            // Before meta hears of it, and takes it back with the open.
+            state.right.give_up();
+        }
         drop(state);
         self.core.budget.release(excess);
         if clean {

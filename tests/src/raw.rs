@@ -421,7 +421,12 @@ impl RawConnection {
     /// # Errors
     /// As [`RawConnection::ask`].
     pub async fn extents(&mut self, handle: &[u8]) -> Result<ExtentMap> {
-        let body = ReadExtents { handle: handle.to_vec(), offset: 0, length: 1 << 30 };
+        let body = ReadExtents {
+            handle: handle.to_vec(),
+            offset: 0,
+            length: 1 << 30,
+            ..Default::default()
+        };
         match self.ask(Body::ReadExtents(body)).await? {
             Answer::Extents(map) => Ok(map),
             other => Err(unexpected(&format!("{other:?}"))),

@@ -140,7 +140,15 @@ fn with_handle(handle: &[u8]) -> Vec<(&'static str, Body)> {
         ("listxattr", Body::ListXattr(ListXattr { handle: h() })),
         ("access", Body::Access(Access { handle: h(), mask: 4 })),
         ("statfs", Body::StatFs(StatFs { handle: h() })),
-        ("extents", Body::ReadExtents(ReadExtents { handle: h(), offset: 0, length: 1 << 20 })),
+        (
+            "extents",
+            Body::ReadExtents(ReadExtents {
+                handle: h(),
+                offset: 0,
+                length: 1 << 20,
+                ..Default::default()
+            }),
+        ),
     ]
 }
 

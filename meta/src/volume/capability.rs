@@ -9,17 +9,12 @@ use flexfs_common::{Code, Result};
 use super::confine::Reached;
 use super::context::Context;
 use super::edit::Edit;
-use super::keys::open_of_inode_at;
-use super::ops::open::writes;
+use super::ops::open::opened_for_writing;
 use super::permission::{W, allows, need_owner};
 use super::record::Inode;
 
 /// The attribute's name.
 pub(super) const NAME: &[u8] = b"security.capability";
-/// Opens of one file by one session that are looked through: far more than
-/// any program has of a file that is a program itself.
-const OPENS_MAX: usize = 4096;
-
 /// Takes the attribute away; writing the inode back is the caller's.
 pub(super) fn fall(edit: &mut Edit<'_>, (ino, inode): (Ino, &mut Inode)) -> Result<()> {
     if inode.xattrs == 0 {
@@ -45,13 +40,8 @@ pub(super) fn need_fall(ctx: &Context<'_>, edit: &Edit<'_>, target: &Reached) ->
         return Ok(());
     }
     // Opened for writing when that was allowed.
-    let (view, session) = (edit.view(), ctx.session.id);
-    for key in view.keys_of(&edit.keys().opens_of_inode_by(target.ino(), session), OPENS_MAX)? {
-        if let Some(open) = open_of_inode_at(&key)
-            && view.open_row(session, open)?.is_some_and(|row| writes(row.flags))
-        {
-            return Ok(());
-        }
+    if opened_for_writing(edit.view(), target.ino(), ctx.session.id)? {
+        return Ok(());
     }
     Err(Code::FsNotPermitted.into())
 }

@@ -36,6 +36,8 @@ pub(super) struct Context<'a> {
     /// The file whose contents the answer tells; its attributes are seen in
     /// the answer itself.
     pub(super) reads: Cell<Option<Ino>>,
+    /// A right to buffer writes was shown, and is one.
+    pub(super) holds_right: Cell<bool>,
     pub(super) rights: &'a Rights,
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Edit<'a> {
     txn: &'a mut dyn Txn,
     keys: &'a Keys,
     stamp: Timestamp,
+    /// What had changed at the latest mark.
+    marked: usize,
     pub(super) effects: Effects,
 }
 
@@ -85,7 +87,7 @@ impl<'a> Edit<'a> {
         let nanos = i128::from(txn.commit_time());
         let at = jiff::Timestamp::from_nanosecond(nanos).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let stamp = wire::timestamp_to_wire(at);
-        Edit { txn, keys, stamp, effects: Effects::default() }
+        Edit { txn, keys, stamp, marked: 0, effects: Effects::default() }
     }
 
     pub(super) fn keys(&self) -> &'a Keys {
@@ -120,12 +122,14 @@ impl<'a> Edit<'a> {
             effects.renamed.len(),
             effects.closed.len(),
         ];
+        self.marked = effects.changed.len();
         Mark { savepoint: self.txn.savepoint(), lengths }
     }
 
     /// Takes back everything since the mark.
     pub(super) fn rollback(&mut self, to: Mark) {
         self.txn.rollback(to.savepoint);
+        self.marked = 0;
         let [unlocked, left_scopes, ended, minted, opens, waits, changed, renamed, closed] =
             to.lengths;
         self.effects.unlocked.truncate(unlocked);
@@ -153,7 +157,9 @@ impl<'a> Edit<'a> {
 
     /// Writes an inode; whoever may keep its attributes is to be told.
     pub(super) fn put_inode(&mut self, ino: Ino, inode: &Inode) {
-        if self.effects.changed.last() != Some(&ino) {
+        // Of this operation alone: each waits for its own recalls.
+        let own = self.effects.changed.get(self.marked..).unwrap_or_default();
+        if own.last() != Some(&ino) {
             self.effects.changed.push(ino);
         }
         self.put(&self.keys.inode(ino), inode);

@@ -16,7 +16,7 @@ use super::edit::{Edit, Effects, Extent};
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
 use super::recalls::Ticket;
-use super::rights::Keep;
+use super::rights::{By, Keep};
 use super::session::Session;
 use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
@@ -28,7 +28,7 @@ mod answered;
 mod later;
 
 use answered::Answered;
-use later::{after_recalls, waiting};
+use later::{Carried, after_recalls, waiting};
 
 /// How often an operation is tried again after work that had to come first.
 const RETRIES: usize = 8;
@@ -68,8 +68,8 @@ fn refuse(op: &v1::Op, error: &Error) -> Execution {
     Execution::Done(error_reply(op.request_id, error))
 }
 
-fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Execution> {
-    ops.iter().map(|op| refuse(op, error)).collect()
+fn refuse_all(ops: &[v1::Op], error: &Error) -> Vec<Carried> {
+    ops.iter().map(|op| refuse(op, error).into()).collect()
 }
 
 impl Volume {
@@ -88,7 +88,12 @@ impl Volume {
         {
             session.heard();
         }
-        self.carry_out(session, generation, &ops)
+        let carried = self.carry_out(session, generation, &ops);
+        let execution = |(op, carried): (&v1::Op, Carried)| match carried {
+            Carried::Out(execution) => execution,
+            Carried::Blocked(blocked) => self.again(session, generation, op, blocked),
+        };
+        ops.iter().zip(carried).map(execution).collect()
     }
 
     fn carry_out(
@@ -96,7 +101,7 @@ impl Volume {
         session: SessionId,
         generation: u64,
         ops: &[v1::Op],
-    ) -> Vec<Execution> {
+    ) -> Vec<Carried> {
         let session = match self.sessions.live(session) {
             Ok(session) => session,
             Err(error) => return refuse_all(ops, &error),
@@ -113,9 +118,9 @@ impl Volume {
         let (before, rest) = ops.split_at(first);
         let (changing, after) = rest.split_at(last - first);
         let mut done = Vec::with_capacity(ops.len());
-        self.query_all(&session, generation, before, &mut done);
+        self.query_all(&session, before, &mut done);
         self.change_all(&session, generation, changing, &mut done);
-        self.query_all(&session, generation, after, &mut done);
+        self.query_all(&session, after, &mut done);
         done
     }
 
@@ -142,21 +147,20 @@ impl Volume {
             keep: Cell::new(Keep::Attributes),
             wish: Cell::default(),
             reads: Cell::default(),
+            holds_right: Cell::default(),
             rights: &self.rights,
         })
     }
 
     /// Operations that change nothing, on one snapshot.
-    fn query_all(
-        self: &Arc<Self>,
-        session: &Session,
-        generation: u64,
-        ops: &[v1::Op],
-        done: &mut Vec<Execution>,
-    ) {
+    fn query_all(self: &Arc<Self>, session: &Session, ops: &[v1::Op], done: &mut Vec<Carried>) {
         if ops.is_empty() {
             return;
         }
+        // A right to write is granted by what is true now: no change that does
+        // not know of it is under way.
+        let acquires = |op: &v1::Op| matches!(op.body, Some(v1::op::Body::AcquireWrite(_)));
+        let _writer = ops.iter().any(acquires).then(|| self.writer.lock());
         // The scope's epoch and the stamp of rights first, then the view.
         let frame = self.frame(session);
         let stamp = self.rights.stamp();
@@ -173,8 +177,8 @@ impl Volume {
         self.grant(&frame, stamp, &mut answered);
         for (op, answered) in ops.iter().zip(answered) {
             done.push(match answered.blocked {
-                Some(blocked) => self.again(session.id, generation, op, blocked),
-                None => self.execution(&frame, op.request_id, answered.outcome, version),
+                Some(blocked) => Carried::Blocked(blocked),
+                None => self.execution(&frame, op.request_id, answered.outcome, version).into(),
             });
         }
     }
@@ -233,7 +237,7 @@ impl Volume {
         session: &Session,
         generation: u64,
         mut ops: &[v1::Op],
-        done: &mut Vec<Execution>,
+        done: &mut Vec<Carried>,
     ) {
         let mut retries = 0;
         while let Some(next) = ops.first() {
@@ -248,7 +252,7 @@ impl Volume {
             let result = if retries > RETRIES { Err(Error::bare(Code::FsBusy)) } else { result };
             if let Err(error) = result {
                 let stopped = ops.first().unwrap_or(next);
-                done.push(Execution::Done(error_reply(stopped.request_id, &error)));
+                done.push(Execution::Done(error_reply(stopped.request_id, &error)).into());
                 ops = ops.get(1..).unwrap_or_default();
             }
         }
@@ -261,7 +265,7 @@ impl Volume {
         session: &Session,
         generation: u64,
         ops: &[v1::Op],
-        done: &mut Vec<Execution>,
+        done: &mut Vec<Carried>,
     ) -> Option<Step> {
         let writer = self.writer.lock();
         // All of this under the lock: nothing commits after a cut, or under
@@ -281,7 +285,7 @@ impl Volume {
         });
         match result {
             Ok(committed) => {
-                let ops = (ops, work.answered, generation);
+                let ops = (ops, work.answered);
                 self.answer(frame, ops, committed, writer, done);
                 work.step
             }
@@ -339,10 +343,10 @@ impl Volume {
     fn answer(
         self: &Arc<Self>,
         frame: &Frame<'_>,
-        (ops, mut answered, generation): (&[v1::Op], Vec<Answered>, u64),
+        (ops, mut answered): (&[v1::Op], Vec<Answered>),
         (version, effects): (CommitVersion, Effects),
         writer: MutexGuard<'_, ()>,
-        done: &mut Vec<Execution>,
+        done: &mut Vec<Carried>,
     ) {
         // Who waits is known before anything is handed on; the rest, signing
         // above all, needs no lock.
@@ -359,7 +363,7 @@ impl Volume {
         let mut waits = waits.into_iter();
         for ((op, answered), recalls) in ops.iter().zip(answered).zip(recalls) {
             if let Some(blocked) = answered.blocked {
-                done.push(self.again(frame.session.id, generation, op, blocked));
+                done.push(Carried::Blocked(blocked));
                 continue;
             }
             let execution = match answered.outcome {
@@ -369,11 +373,9 @@ impl Volume {
                 },
                 outcome => self.execution(frame, op.request_id, outcome, version),
             };
-            done.push(if recalls.is_empty() {
-                execution
-            } else {
-                after_recalls(recalls, execution)
-            });
+            let execution =
+                if recalls.is_empty() { execution } else { after_recalls(recalls, execution) };
+            done.push(execution.into());
         }
     }
 
@@ -389,7 +391,8 @@ impl Volume {
         answered
             .iter()
             .map(|answered| {
-                let mut own = self.recall(Some(session), effects, (from, answered.until));
+                let by = By { session: Some(session), holds_right: answered.holds_right };
+                let mut own = self.recall(by, effects, (from, answered.until));
                 if answered.repeated {
                     own.extend(self.rights.open(session));
                 }
@@ -415,7 +418,8 @@ impl Volume {
         let mutation = match Operation::of(op)? {
             Operation::Query(query) => {
                 let outcome = query.answer(&ctx, edit.view());
-                (answered.wish, answered.reads) = (ctx.wish.get(), ctx.reads.get());
+                answered.take(&ctx);
+                answered.keep = Keep::Nothing;
                 return outcome;
             }
             Operation::Mutation(mutation) => mutation,

@@ -108,6 +108,8 @@ struct Inner {
     open: BTreeMap<u64, Open>,
     /// The session is over.
     ended: bool,
+    /// A recall was answered later than a lease, because commits were coming.
+    was_late: bool,
 }
 
 /// The recalls of one session.
@@ -203,17 +205,20 @@ impl RecallQueue {
         let mut inner = self.inner.lock();
         for id in ids {
             if let Some(open) = inner.open.remove(id) {
+                let took = BootTime::now().since(open.since);
+                inner.was_late |= took > limits::LEASE + limits::LEASE_MARGIN;
                 open.ticket.done.cancel();
             }
         }
     }
 
-    /// Forgets what is over. True when something ran out without an answer.
+    /// Forgets what is over. True when something ran out without an answer, or
+    /// was answered late.
     pub(super) fn lapse(&self) -> bool {
         let mut inner = self.inner.lock();
         let before = inner.open.len();
         inner.open.retain(|_, open| !open.ticket.is_over());
-        inner.open.len() < before
+        std::mem::take(&mut inner.was_late) || inner.open.len() < before
     }
 
     /// Has a recall been unanswered for longer than it takes?

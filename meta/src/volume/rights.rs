@@ -202,7 +202,7 @@ impl Rights {
     /// Their change must not be answered before the tickets are over.
     pub(super) fn publish(
         &self,
-        by: Option<SessionId>,
+        By { session: by, holds_right }: By,
         changed: &[Ino],
         renamed: &[Ino],
     ) -> Vec<Arc<Ticket>> {
@@ -223,7 +223,7 @@ impl Rights {
         inner.unknown.retain(|(_, ticket)| !ticket.is_over());
         let others =
             inner.unknown.iter().filter(|(session, _)| session.is_none() || *session != by);
-        tickets.extend(others.map(|(_, ticket)| Arc::clone(ticket)));
+        tickets.extend(others.filter(|_| !holds_right).map(|(_, ticket)| Arc::clone(ticket)));
         if inner.places.is_empty() {
             return tickets;
         }
@@ -366,6 +366,16 @@ fn recall(
         tickets.push(Arc::clone(ticket));
     }
     true
+}
+
+/// Who has changed something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct By {
+    /// `None`: the volume itself.
+    pub(super) session: Option<SessionId>,
+    /// Under the right to write to the file: nobody else kept anything of it,
+    /// also before a restart.
+    pub(super) holds_right: bool,
 }
 
 /// Rights being granted to one session.

@@ -110,6 +110,7 @@ impl FileData {
             handle: self.handle.to_vec(),
             offset: asked.start,
             length: asked.end - asked.start,
+            write_right: self.state.lock().right.under(),
         });
         match self.core.session.call(v1::Caller::default(), body).await? {
             v1::reply::Result::Extents(map) => extents::parse(map, asked, sent),

@@ -39,6 +39,11 @@ impl WriteRight {
         self.number.is_some()
     }
 
+    /// Is nothing buffered under another number?
+    fn may_become(&self, number: u64) -> bool {
+        self.under == 0 || self.under == number
+    }
+
     /// The number to commit with.
     pub(super) fn under(&self) -> u64 {
         self.under
@@ -66,8 +71,10 @@ impl WriteRight {
 impl FileData {
     /// Meta has granted the right of this number with an answer that is fresh.
     pub fn may_buffer(&self, number: u64) {
-        if self.core.write_rights && number != 0 {
-            self.state.lock().right.number = Some(number);
+        let mut state = self.state.lock();
+        // Bytes of another right go under their own number first.
+        if self.core.write_rights && number != 0 && state.right.may_become(number) {
+            state.right.number = Some(number);
         }
     }
 
@@ -76,12 +83,25 @@ impl FileData {
     ///
     /// # Errors
     /// Meta's.
-    pub(super) async fn want_right(&self, caller: &v1::Caller, open_id: u64) -> Result<bool> {
+    pub(super) async fn want_right(
+        self: &Arc<Self>,
+        caller: &v1::Caller,
+        open_id: u64,
+    ) -> Result<bool> {
         if !self.core.write_rights || self.state.lock().right.is_held() {
             return Ok(true);
         }
         // One question at a time: the others find its answer.
         let _acquiring = self.acquiring.lock().await;
+        if self.state.lock().right.under() != 0 {
+            // Of a right that was taken back: they go under its number, or are
+            // refused, before there is another.
+            let flushed = self.flush_now(How::ALL).await;
+            tracing::debug!(ino = %self.ino, ?flushed, "sent before another right is asked for");
+            if self.state.lock().right.under() != 0 {
+                return Ok(false);
+            }
+        }
         let mut refusals = 0;
         while refusals < ATTEMPTS {
             let era = {
@@ -105,7 +125,7 @@ impl FileData {
                 refusals += 1;
                 continue;
             }
-            if state.right.era == era {
+            if state.right.era == era && state.right.may_become(attr.write_right) {
                 state.learn(&attr);
                 state.right.number = Some(attr.write_right);
             }
@@ -115,12 +135,12 @@ impl FileData {
         Ok(false)
     }
 
-    /// The last open of this mount is about to end, and the right with it.
-    pub fn closing(&self) {
-        let mut state = self.state.lock();
-        if state.opens <= 1 && state.is_clean() {
-            state.right.give_up();
-        }
+    /// Does nobody have it open here, and is there something that meta does not
+    /// have?
+    #[must_use]
+    pub fn is_left_dirty(&self) -> bool {
+        let state = self.state.lock();
+        state.opens == 0 && !state.is_clean()
     }
 
     /// Ends when nothing is left that meta does not have: it has arrived, or is
@@ -130,7 +150,10 @@ impl FileData {
             // The flusher tries it again about as often.
             tokio::time::sleep(limits::WRITE_BACK_AGE).await;
         }
-        self.closing();
+        let mut state = self.state.lock();
+        if state.opens == 0 {
+            state.right.give_up();
+        }
     }
 
     /// Meta takes the right back: what was written is sent. What cannot be is
@@ -140,7 +163,11 @@ impl FileData {
         // write in turn might take it from each other for ever. Not for long:
         // such a write may itself be waiting for this to be answered.
         let used = tokio::time::timeout(USE_MAX, self.writing.write()).await;
-        self.state.lock().right.give_up();
+        let under = {
+            let mut state = self.state.lock();
+            state.right.give_up();
+            state.right.under
+        };
         drop(used);
         let until = Instant::now() + SEND_MAX;
         loop {
@@ -157,7 +184,7 @@ impl FileData {
             tokio::time::sleep(SEND_PAUSE).await;
         }
         let mut state = self.state.lock();
-        if !state.right.is_held() {
+        if !state.right.is_held() && state.right.under == under {
             // What is there now was written since, by somebody who is waiting.
             state.right.nothing_left();
         }

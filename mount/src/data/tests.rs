@@ -595,3 +595,22 @@ async fn what_cannot_be_sent_when_the_right_is_taken_back_is_lost_and_told() {
     flush(&file).await.unwrap();
     assert_eq!(mount.contents(&file), b"");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_ends_with_the_last_open_and_is_asked_for_anew() {
+    let mount = Mount::new().await;
+    let file = mount.create();
+    let again = mount.open(file.ino().0);
+    write(&file, 0, b"one").await;
+    flush(&file).await.unwrap();
+    let asked = |mount: &Mount| mount.server.world.lock().counts["AcquireWrite"];
+    // Both opens end at once, as when a process ends.
+    mount.plane.closed(file.ino());
+    mount.plane.closed(file.ino());
+    let before = asked(&mount);
+    mount.plane.opened_as(file.ino(), OPEN);
+    write(&again, 0, b"two").await;
+    assert_eq!(asked(&mount), before + 1, "meta has forgotten the one of before");
+    flush(&again).await.unwrap();
+    assert_eq!(mount.contents(&file), b"two");
+}

@@ -135,20 +135,24 @@ impl FileSystem {
             lock_owner: if had_flock { flock_owner } else { 0 },
             locks_only: false,
         };
-        file.data.closing();
-        if !file.data.is_clean() && !had_flock {
+        self.data.closed(self.inodes.meta_ino(file.ino));
+        if file.data.is_left_dirty() {
             // Meta takes the right to what is still here with the open, which
-            // therefore stays until it has arrived or is lost.
-            self.data.closed(self.inodes.meta_ino(file.ino));
+            // therefore stays until it has arrived or is lost. A lock does not.
+            let unlock = had_flock.then(|| unlock(&file.handle, flock_owner));
             let session = Arc::clone(&self.session);
             tokio::spawn(async move {
+                if let Some(unlock) = unlock
+                    && let Err(error) = session.call(v1::Caller::default(), unlock).await
+                {
+                    tracing::debug!(code = %error.code(), "unlock was not answered: {error}");
+                }
                 file.data.until_clean().await;
                 release_open(&session, release).await;
             });
             return;
         }
         release_open(&self.session, release).await;
-        self.data.closed(self.inodes.meta_ino(file.ino));
     }
 
     /// fsync(2), fdatasync(2).
@@ -169,6 +173,13 @@ impl FileSystem {
     pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
         self.call_open(who, Body::Sync(v1::Sync {})).await.map(reply::done)
     }
+}
+
+/// flock(2) LOCK_UN.
+fn unlock(handle: &Bytes, owner: u64) -> Body {
+    let kind = v1::LockKind::Unlock.into();
+    let lock = v1::LockState { kind, flock: true, start: 0, end: u64::MAX, owner, pid: 0 };
+    Body::SetLock(v1::SetLock { handle: handle.to_vec(), lock: Some(lock), wait: false })
 }
 
 /// Locks and opens belong to the session; who closed does not matter.

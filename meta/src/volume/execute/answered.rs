@@ -17,6 +17,8 @@ pub(super) struct Answered {
     pub(super) wish: Wish,
     /// The file whose contents are told.
     pub(super) reads: Option<Ino>,
+    /// It shows the right to buffer writes to the file that it is about.
+    pub(super) holds_right: bool,
     /// What it has to wait for before it is carried out; it was not.
     pub(super) blocked: Option<Blocked>,
     /// Its first answer may not have been given yet.
@@ -32,6 +34,7 @@ impl Answered {
             keep,
             wish: Wish::Nothing,
             reads: None,
+            holds_right: false,
             blocked: None,
             repeated: false,
             until: Extent::default(),
@@ -43,6 +46,7 @@ impl Answered {
         self.keep = ctx.keep.get();
         self.wish = ctx.wish.get();
         self.reads = ctx.reads.get();
+        self.holds_right = ctx.holds_right.get();
     }
 
     pub(super) fn blocked(by: Blocked) -> Answered {

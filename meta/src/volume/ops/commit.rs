@@ -39,9 +39,11 @@ pub(in crate::volume) fn commit_data(
     } else {
         need_write_open(ctx, edit.view(), target, op.open_id)?;
     }
-    let right = op.write_right;
-    if right != 0 && !ctx.rights.allows_commit(ctx.session.id, ino, right) {
-        return Err(Code::WriteLost.into());
+    if op.write_right != 0 {
+        if !ctx.rights.allows_commit(ctx.session.id, ino, op.write_right) {
+            return Err(Code::WriteLost.into());
+        }
+        ctx.holds_right.set(true);
     }
     if op.min_size > limits::FILE_SIZE_MAX {
         return Err(Code::FsTooBig.into());

@@ -39,6 +39,8 @@ pub(in crate::volume) fn read_extents(
         return Err(Code::FsAccess.into());
     }
     ctx.reads.set(Some(ino));
+    let right = op.write_right;
+    ctx.holds_right.set(right != 0 && ctx.rights.has_right(ctx.session.id, ino, right));
     let mut map = v1::ExtentMap {
         size: inode.size,
         change: inode.change,

@@ -1,6 +1,6 @@
 //! open, release.
 
-use flexfs_common::ids::Ino;
+use flexfs_common::ids::{Ino, SessionId};
 use flexfs_common::{Code, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
@@ -10,6 +10,7 @@ use crate::volume::attr::attr;
 use crate::volume::confine::Reached;
 use crate::volume::context::Context;
 use crate::volume::edit::Edit;
+use crate::volume::keys::open_of_inode_at;
 use crate::volume::outcome::{Outcome, Step, empty};
 use crate::volume::permission::{R, W, X, mode_after_write, need};
 use crate::volume::record::Inode;
@@ -25,6 +26,9 @@ const O_RDWR: u32 = 0o2;
 pub(in crate::volume) const O_TRUNC: u32 = 0o1000;
 /// Opened by execve(2).
 const FMODE_EXEC: u32 = 0x20;
+
+/// Opens of one file by one session that are looked through.
+const OPENS_MAX: usize = 4096;
 
 /// May this open write?
 pub(in crate::volume) fn writes(flags: u32) -> bool {
@@ -88,6 +92,22 @@ pub(in crate::volume) fn open_inode(
     }
     let inode = truncate_to(ctx, edit, target.ino(), 0)?;
     Ok(Ok((open_id, inode)))
+}
+
+/// Has this session the file open for writing?
+pub(in crate::volume) fn opened_for_writing(
+    view: View<'_>,
+    ino: Ino,
+    session: SessionId,
+) -> Result<bool> {
+    for key in view.keys_of(&view.keys.opens_of_inode_by(ino, session), OPENS_MAX)? {
+        if let Some(open) = open_of_inode_at(&key)
+            && view.open_row(session, open)?.is_some_and(|row| writes(row.flags))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The right to buffer writes to a file that this session has open for writing.

@@ -138,6 +138,10 @@ pub(in crate::volume) fn set(
     let space = space_of(ctx, &op.name)?;
     ctx.need_writable()?;
     need_change(ctx, target, space)?;
+    if ctx.flags.no_suid && op.name == capability::NAME {
+        // Privilege that lies on a file, as set-ID bits are.
+        return Err(Code::FsNotPermitted.into());
+    }
     if op.flags & !(XATTR_CREATE | XATTR_REPLACE) != 0 {
         return Err(Code::FsInvalid.into());
     }

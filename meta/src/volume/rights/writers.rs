@@ -192,7 +192,8 @@ impl Rights {
             tickets.extend(under_way.filter(|ticket| !ticket.is_over()).map(Arc::clone));
             if let Some(until) = place.is_waited_for_by_another(by, now) {
                 blocked.not_before(until);
-            } else {
+            } else if under_way.is_none_or(|ticket| ticket.is_over()) {
+                // (Else others wait for this very session.)
                 place.waited = Some((by, now.after(QUIET)));
             }
             for keeper in &mut place.attributes {
@@ -209,18 +210,30 @@ impl Rights {
         tickets.iter().for_each(|ticket| blocked.wait_for(ticket));
     }
 
-    /// What was waited for is over: rights that were given up, or ran out, are
+    /// What `by` waited for is over: rights that were given up, or ran out, are
     /// no more. Under the writer lock: nothing commits under such a right
     /// after this.
-    pub(in crate::volume) fn pass_on(&self, blocked: &Blocked) {
+    pub(in crate::volume) fn pass_on(&self, by: SessionId, blocked: &Blocked) {
         let stamp = self.stamp();
         let mut inner = self.inner.lock();
         for ino in &blocked.inos {
             let writer = inner.places.get(ino).and_then(|place| place.writer.as_ref());
             if writer.is_some_and(Writer::is_recalled) {
                 inner.forget_writer(*ino, stamp);
+                if let Some(place) = inner.places.get_mut(ino) {
+                    place.waited = Some((by, BootTime::now().after(QUIET)));
+                }
             }
         }
+    }
+
+    /// Has this session the right of this number, or may it have had it before
+    /// a restart?
+    pub(in crate::volume) fn has_right(&self, by: SessionId, ino: Ino, number: u64) -> bool {
+        let inner = self.inner.lock();
+        let writer = inner.places.get(&ino).and_then(|place| place.writer.as_ref());
+        writer.is_some_and(|writer| writer.session == by && writer.number == number)
+            || inner.unknown_writers.iter().any(|(of, ticket)| *of == by && !ticket.is_over())
     }
 
     /// May a session commit what it wrote under the right of this number?
@@ -229,13 +242,13 @@ impl Rights {
         let inner = self.inner.lock();
         let writer = inner.places.get(&ino).and_then(|place| place.writer.as_ref());
         if let Some(writer) = writer.filter(|w| w.session == by && w.number == number) {
-            if let Some(ticket) = &writer.recall {
-                let next = BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN);
-                ticket.covers(next.min(ticket.since().after(COMMITTING_MAX)));
-            }
+            writer.recall.iter().for_each(is_coming);
             return true;
         }
-        inner.unknown_writers.iter().any(|(session, ticket)| *session == by && !ticket.is_over())
+        let mut of_before = inner.unknown_writers.iter();
+        let own = of_before.find(|(session, ticket)| *session == by && !ticket.is_over());
+        own.iter().for_each(|(_, ticket)| is_coming(ticket));
+        own.is_some()
     }
 
     /// A session has closed the file.
@@ -278,6 +291,12 @@ impl Rights {
         inner.unknown_writers.push((session.id, Arc::clone(&ticket)));
         queue.push(Recalled { all_writes: true, ..Recalled::default() }, ticket);
     }
+}
+
+/// What is waited for is coming: another lease, up to a limit.
+fn is_coming(ticket: &Arc<Ticket>) {
+    let next = BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN);
+    ticket.covers(next.min(ticket.since().after(COMMITTING_MAX)));
 }
 
 impl Batches {
@@ -323,7 +342,6 @@ impl Granting<'_> {
             // Given up, or over: another one under another number.
             Some(writer) if writer.session == session && writer.is_recalled() => {}
             Some(writer) if writer.session == session && writer.recall.is_none() => {
-                writer.held_until = writer.held_until.max(held_until);
                 attr.write_right = writer.number;
                 return;
             }

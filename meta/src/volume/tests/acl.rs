@@ -287,7 +287,8 @@ fn attempts(root: &Client, user: &Client) -> Vec<(&'static str, u32, u32, Result
         new_parent: dir.clone(),
         new_name: b"linked".to_vec(),
     });
-    let extents = v1::ReadExtents { handle: file.clone(), offset: 0, length: 1 };
+    let extents =
+        v1::ReadExtents { handle: file.clone(), offset: 0, length: 1, ..Default::default() };
     vec![
         ("lookup", 1, 0, user.lookup(&dir, "f").map(|_| ())),
         ("readdir", 4, 0, user.names(&dir).map(|_| ())),

@@ -73,7 +73,12 @@ fn every_operation(handle: &[u8], own: &[u8]) -> Vec<Body> {
         Body::ListXattr(v1::ListXattr { handle: handle.clone() }),
         Body::RemoveXattr(v1::RemoveXattr { handle: handle.clone(), name: b"user.x".to_vec() }),
         Body::StatFs(v1::StatFs { handle: handle.clone() }),
-        Body::ReadExtents(v1::ReadExtents { handle: handle.clone(), offset: 0, length: 1 }),
+        Body::ReadExtents(v1::ReadExtents {
+            handle: handle.clone(),
+            offset: 0,
+            length: 1,
+            ..Default::default()
+        }),
         Body::CommitData(v1::CommitData { handle: handle.clone(), ..Default::default() }),
         Body::Fallocate(v1::Fallocate { handle: handle.clone(), ..Default::default() }),
         Body::GetLock(v1::GetLock { handle: handle.clone(), lock }),

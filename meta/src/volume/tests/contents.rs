@@ -99,7 +99,12 @@ fn extents_are_told_in_pages() {
         let (file, _) = crumbs(&client, "f", count);
         let (mut offset, mut seen) = (0, 0);
         loop {
-            let op = v1::ReadExtents { handle: file.clone(), offset, length: u64::MAX };
+            let op = v1::ReadExtents {
+                handle: file.clone(),
+                offset,
+                length: u64::MAX,
+                ..Default::default()
+            };
             let v1::reply::Result::Extents(map) = client.call(Body::ReadExtents(op)).unwrap()
             else {
                 panic!("extents were expected")
@@ -115,7 +120,7 @@ fn extents_are_told_in_pages() {
             }
         }
         assert_eq!(seen, count);
-        let op = v1::ReadExtents { handle: file, offset: 25, length: 10 };
+        let op = v1::ReadExtents { handle: file, offset: 25, length: 10, ..Default::default() };
         let v1::reply::Result::Extents(map) = client.call(Body::ReadExtents(op)).unwrap() else {
             panic!("extents were expected")
         };

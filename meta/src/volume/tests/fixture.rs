@@ -452,7 +452,12 @@ impl Client {
     }
 
     pub(super) fn extents(&self, handle: &[u8]) -> Result<v1::ExtentMap, Code> {
-        let op = v1::ReadExtents { handle: handle.to_vec(), offset: 0, length: u64::MAX };
+        let op = v1::ReadExtents {
+            handle: handle.to_vec(),
+            offset: 0,
+            length: u64::MAX,
+            ..Default::default()
+        };
         match self.call(Body::ReadExtents(op))? {
             reply::Result::Extents(map) => Ok(map),
             other => panic!("extents were expected: {other:?}"),

@@ -112,7 +112,12 @@ fn whoever_sees_or_changes_the_file_waits_until_what_was_written_has_arrived() {
         }),
         ("read", |_, entry| {
             let handle = entry.handle.clone();
-            Body::ReadExtents(v1::ReadExtents { handle, offset: 0, length: 4096 })
+            Body::ReadExtents(v1::ReadExtents {
+                handle,
+                offset: 0,
+                length: 4096,
+                ..Default::default()
+            })
         }),
         ("open", |_, entry| Body::Open(v1::Open { handle: entry.handle.clone(), flags: 0 })),
         ("chmod", |_, entry| chmod(&entry.handle, 0o600)),
@@ -379,5 +384,73 @@ fn a_heartbeat_after_the_recall_renews_nothing() {
         one.volume.renew(one.id, one.generation.load(Ordering::Relaxed)).unwrap();
         assert!(left() <= before + Duration::from_millis(1));
         drop(asked);
+    });
+}
+
+/// Both have unsent bytes, and each has the other's file open.
+#[test]
+fn after_a_restart_two_writers_do_not_wait_for_one_another() {
+    on_each_engine(|fixture| {
+        let (one, two) = (writer(fixture), writer(fixture));
+        let (x, y) = (create(&one, "x"), create(&two, "y"));
+        for (client, holder, name, flags) in [(&two, &one, "x", 0), (&one, &two, "y", O_RDWR)] {
+            let asked = Box::pin(begin(client, lookup(&client.root, name)));
+            let Ok(reply::Result::Entry(entry)) = answer(finish(holder, asked)) else {
+                panic!("an entry")
+            };
+            client.open(&entry.handle, flags).unwrap();
+        }
+        let again = fixture.reopen();
+        let (one, two) = (one.at(&again), two.at(&again));
+        for client in [&one, &two] {
+            let generation = again.volume.attach(client.id).unwrap().generation;
+            client.generation.store(generation, Ordering::Relaxed);
+        }
+        let began = std::time::Instant::now();
+        let commit = |file: &Written, client: &Client| {
+            client.commit(v1::CommitData {
+                handle: file.handle.clone(),
+                open_id: file.open_id,
+                inline_data: Some(b"unsent".to_vec().into()),
+                base_change: 1,
+                write_right: file.right,
+                ..Default::default()
+            })
+        };
+        assert_eq!(commit(&x, &one).unwrap().size, 6);
+        assert_eq!(commit(&y, &two).unwrap().size, 6);
+        assert!(began.elapsed() < Duration::from_secs(5), "they waited for one another");
+    });
+}
+
+/// Whoever asks again and again for a right that he has does not keep it so.
+#[test]
+fn asking_again_does_not_lengthen_the_hold() {
+    on_each_engine(|fixture| {
+        let (one, two) = (writer(fixture), writer(fixture));
+        let file = create(&one, "f");
+        let asks = || one.call(acquire(&one, &file.handle, file.open_id)).is_ok();
+        assert!(asks());
+        let mut asked = Box::pin(runtime().spawn({
+            let op = two.op(lookup(&two.root, "f"));
+            let executed = two.execute(vec![op]).pop().unwrap();
+            async move {
+                match executed {
+                    crate::volume::Execution::Done(reply) => reply,
+                    crate::volume::Execution::Pending(later) => later.await,
+                }
+            }
+        }));
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while recalled(&one).is_empty() {
+            assert!(std::time::Instant::now() < until, "it is never recalled");
+            // Asks in the name of nobody who would wait for the answer.
+            drop(one.execute(vec![one.op(acquire(&one, &file.handle, file.open_id))]));
+        }
+        assert!(runtime().block_on(async {
+            tokio::time::timeout(Duration::from_millis(30), &mut asked).await.is_err()
+        }));
+        one.volume.end_session(one.id).unwrap();
+        runtime().block_on(asked).unwrap();
     });
 }
