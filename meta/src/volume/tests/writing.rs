@@ -56,8 +56,7 @@ fn arrive(client: &Client, file: &Written, bytes: &[u8]) -> Result<v1::Attr, Cod
     })
 }
 
-fn acquire(client: &Client, handle: &[u8], open_id: u64) -> Body {
-    let _ = client;
+fn acquire(handle: &[u8], open_id: u64) -> Body {
     Body::AcquireWrite(v1::AcquireWrite { handle: handle.to_vec(), open_id })
 }
 
@@ -231,7 +230,7 @@ fn the_right_is_not_granted_while_others_keep_the_attributes_and_ends_with_the_o
         let opened = one.open(&made.handle, O_RDWR).unwrap();
         let ino = opened.attr.unwrap().ino;
         assert_eq!(opened.attr.unwrap().write_right, 0, "the other keeps the attributes");
-        let mut asked = Box::pin(begin(&one, acquire(&one, &made.handle, opened.open_id)));
+        let mut asked = Box::pin(begin(&one, acquire(&made.handle, opened.open_id)));
         let recalls = recalled(&two);
         assert!(matches!(&recalls[..], [recall] if recall.inos == [ino]), "{recalls:?}");
         assert!(!is_answered(&mut asked));
@@ -249,16 +248,12 @@ fn the_right_is_not_granted_while_others_keep_the_attributes_and_ends_with_the_o
         let recall = recall_of(&one, ino);
         give_up(&one, &[recall]);
         assert!(is_answered(&mut asked));
-        let once_more = begin_or_done(&one, acquire(&one, &made.handle, opened.open_id));
+        let once_more = one.call(acquire(&made.handle, opened.open_id)).unwrap();
         assert!(matches!(once_more, reply::Result::Attr(attr) if attr.write_right > 0));
         one.release(&made.handle, opened.open_id).unwrap();
         assert_eq!(two.getattr(&seen.handle).unwrap().size, 0, "nobody is asked");
         assert!(recalled(&one).is_empty());
     });
-}
-
-fn begin_or_done(client: &Client, body: Body) -> reply::Result {
-    client.call(body).unwrap()
 }
 
 #[test]
@@ -279,12 +274,12 @@ fn two_that_want_to_write_take_turns() {
         };
         let open_id = opened.open_id;
         assert_eq!(opened.attr.unwrap().write_right, 0, "the other still keeps the attributes");
-        let asked = Box::pin(begin(&two, acquire(&two, &handle, open_id)));
+        let asked = Box::pin(begin(&two, acquire(&handle, open_id)));
         let Ok(reply::Result::Attr(attr)) = answer(finish(&one, asked)) else {
             panic!("attributes")
         };
         assert!(attr.write_right > file.right);
-        let mut back = Box::pin(begin(&one, acquire(&one, &file.handle, file.open_id)));
+        let mut back = Box::pin(begin(&one, acquire(&file.handle, file.open_id)));
         assert!(!is_answered(&mut back));
         let Ok(reply::Result::Attr(attr)) = answer(finish(&two, back)) else {
             panic!("attributes")
@@ -344,13 +339,13 @@ fn who_does_not_know_the_right_or_may_not_write_is_not_granted_it() {
         let one = writer(fixture);
         let seen = one.lookup(&one.root, "f").unwrap();
         let reading = one.open(&seen.handle, 0).unwrap();
-        let asked = one.call(acquire(&one, &seen.handle, reading.open_id));
+        let asked = one.call(acquire(&seen.handle, reading.open_id));
         assert_eq!(asked.unwrap_err(), Code::FsBadHandle);
-        let asked = one.call(acquire(&one, &seen.handle, opened.open_id));
+        let asked = one.call(acquire(&seen.handle, opened.open_id));
         assert_eq!(asked.unwrap_err(), Code::FsBadHandle, "an open of another session");
         let ro = fixture.writer("/", v1::Flags { ro: true, ..v1::Flags::default() });
         let seen = ro.lookup(&ro.root, "f").unwrap();
-        let asked = ro.call(acquire(&ro, &seen.handle, 1));
+        let asked = ro.call(acquire(&seen.handle, 1));
         assert_eq!(asked.unwrap_err(), Code::FsReadOnly);
     });
 }
@@ -429,7 +424,7 @@ fn asking_again_does_not_lengthen_the_hold() {
     on_each_engine(|fixture| {
         let (one, two) = (writer(fixture), writer(fixture));
         let file = create(&one, "f");
-        let asks = || one.call(acquire(&one, &file.handle, file.open_id)).is_ok();
+        let asks = || one.call(acquire(&file.handle, file.open_id)).is_ok();
         assert!(asks());
         let mut asked = Box::pin(runtime().spawn({
             let op = two.op(lookup(&two.root, "f"));
@@ -445,7 +440,7 @@ fn asking_again_does_not_lengthen_the_hold() {
         while recalled(&one).is_empty() {
             assert!(std::time::Instant::now() < until, "it is never recalled");
             // Asks in the name of nobody who would wait for the answer.
-            drop(one.execute(vec![one.op(acquire(&one, &file.handle, file.open_id))]));
+            drop(one.execute(vec![one.op(acquire(&file.handle, file.open_id))]));
         }
         assert!(runtime().block_on(async {
             tokio::time::timeout(Duration::from_millis(30), &mut asked).await.is_err()
