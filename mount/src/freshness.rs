@@ -186,6 +186,20 @@ impl Reading<'_> {
         let of_ino = self.0.by_class.get(class(ino));
         self.0.all.permits(stamp) && of_ino.is_some_and(|mark| mark.permits(stamp))
     }
+
+    /// Has no recall of it come since? (Own changes do not matter.)
+    #[must_use]
+    pub fn not_recalled(&self, ino: u64, stamp: Stamp) -> bool {
+        let of_ino = self.0.by_class.get(class(ino));
+        let before = |mark: &Mark| mark.recalled <= stamp.recalls;
+        before(&self.0.all) && of_ino.is_some_and(before)
+    }
+
+    /// This moment: whatever is recalled after it finds what is told under it.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        Stamp { recalls: self.0.now, changes: self.0.now }
+    }
 }
 
 #[cfg(test)]

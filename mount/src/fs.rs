@@ -16,6 +16,7 @@ use crate::freshness::{Freshness, Stamp};
 use crate::handle_table::HandleTable;
 use crate::inode_table::InodeTable;
 use crate::session::MetaSession;
+use crate::whole_directories::WholeDirectories;
 
 mod acl;
 mod attr;
@@ -59,6 +60,7 @@ pub struct FileSystem {
     locks: lock::LockTable,
     kernel: OnceLock<Arc<dyn KernelCaches>>,
     freshness: Freshness,
+    whole: WholeDirectories,
     /// It was mounted so that the kernel checks permissions.
     mounted_with_checks: bool,
     /// And access control lists.
@@ -127,6 +129,7 @@ impl FileSystem {
             locks: lock::LockTable::default(),
             kernel: OnceLock::new(),
             freshness: Freshness::default(),
+            whole: WholeDirectories::default(),
             mounted_with_checks,
             checks_lists,
             lists: acl::KeptLists::default(),
@@ -185,7 +188,9 @@ impl FileSystem {
 
     /// The kernel forgot an inode, or a reply that named it never arrived.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.inodes.forget(ino, count);
+        if self.inodes.forget(ino, count) {
+            self.whole.forget(ino);
+        }
     }
 
     /// Must precede every answer: fails when the session was cut; waits when
@@ -229,6 +234,13 @@ impl FileSystem {
     /// The same about a name in a directory. Dropped at a recall if the kernel
     /// keeps it.
     fn name_kept(&self, millis: u32, (dir, name): (u64, &[u8]), asked: Asked) -> Kept {
+        if millis > 0 {
+            self.whole.granted(dir, asked.at.after(Duration::from_millis(millis.into())));
+        }
+        self.keep_name(millis, (dir, name), asked)
+    }
+
+    fn keep_name(&self, millis: u32, (dir, name): (u64, &[u8]), asked: Asked) -> Kept {
         let kept = self.kept(millis, dir, asked);
         // The kernel counts from when it takes the answer.
         let until = Instant::now() + kept.ttl + Duration::from_secs(1);

@@ -143,18 +143,19 @@ impl InodeTable {
     }
 
     /// The kernel forgot `count` of what it was told, or an answer of ours
-    /// did not reach it.
-    pub fn forget(&self, ino: u64, count: u64) {
+    /// did not reach it. True when it does not know the inode any more.
+    pub fn forget(&self, ino: u64, count: u64) -> bool {
         if ino == ROOT {
-            return;
+            return false;
         }
         let mut nodes = self.nodes.lock();
-        let Some(node) = nodes.get_mut(&ino) else { return };
+        let Some(node) = nodes.get_mut(&ino) else { return true };
         node.lookups = node.lookups.saturating_sub(count);
-        if node.lookups > 0 {
-            return;
+        let forgotten = node.lookups == 0;
+        if forgotten {
+            nodes.remove(&ino);
         }
-        nodes.remove(&ino);
+        forgotten
     }
 
     /// Permission bits last told to the kernel.

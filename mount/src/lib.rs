@@ -34,3 +34,4 @@ pub mod places;
 pub mod remount;
 pub mod session;
 pub mod status;
+pub mod whole_directories;

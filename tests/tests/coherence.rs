@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flexfs_tests::{Cluster, Mount, wait_until};
+use rustix::fs::{AtFlags, statat};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Rounds of each litmus test: a few seconds in a debug build.
@@ -84,6 +86,47 @@ fn every_change_is_seen_at_once_however_warm_the_caches() {
         assert!(!is_there(y, "d/g"), "round {round}: unlinked");
         assert_eq!(names(y), 0);
     }
+    cluster.verify_clean();
+}
+
+/// A directory that a mount has made holds what it has put there and nothing
+/// else, until it is told otherwise: it answers so by itself.
+#[test]
+fn a_directory_made_here_is_known_until_somebody_else_changes_it() {
+    let cluster = Cluster::start();
+    let (a, b) = pair(&cluster);
+    let is_there = |m: &Mount, name: &str| fs::symlink_metadata(m.path(name)).is_ok();
+    for round in 0..ROUNDS {
+        let (x, y) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let dir = format!("d{round}");
+        let name = |name: &str| format!("{dir}/{name}");
+        fs::create_dir(x.path(&dir)).unwrap();
+        assert!(!is_there(x, &name("none")), "round {round}");
+        fs::write(x.path(&name("own")), "own").unwrap();
+        fs::rename(x.path(&name("own")), x.path(&name("moved"))).unwrap();
+        fs::hard_link(x.path(&name("moved")), x.path(&name("link"))).unwrap();
+        assert!(is_there(x, &name("moved")) && is_there(x, &name("link")));
+        assert!(!is_there(x, &name("own")), "round {round}: moved away");
+        fs::create_dir(y.path(&name("sub"))).unwrap();
+        fs::write(y.path(&name("theirs")), "theirs").unwrap();
+        assert!(is_there(x, &name("sub")) && is_there(x, &name("theirs")), "round {round}");
+        assert_eq!(fs::read_to_string(x.path(&name("theirs"))).unwrap(), "theirs");
+        fs::write(x.path(&name("sub/new")), "new").unwrap();
+        assert!(is_there(y, &name("sub/new")), "round {round}");
+        fs::write(y.path("beside"), "beside").unwrap();
+        fs::rename(y.path("beside"), y.path(&name("came"))).unwrap();
+        assert!(is_there(x, &name("came")), "round {round}: moved there by another");
+    }
+    // Nobody is asked: meta does not answer now.
+    fs::create_dir(a.path("quiet")).unwrap();
+    let quiet = File::open(a.path("quiet")).unwrap();
+    cluster.signal_meta(Signal::STOP);
+    let began = Instant::now();
+    let absent = statat(&quiet, "none", AtFlags::empty());
+    let took = began.elapsed();
+    cluster.signal_meta(Signal::CONT);
+    assert_eq!(absent.unwrap_err(), Errno::NOENT);
+    assert!(took < Duration::from_secs(3), "{took:?}");
     cluster.verify_clean();
 }
 

@@ -53,6 +53,14 @@ impl Context<'_> {
         }
     }
 
+    /// The answer tells of a directory that is new, and therefore empty: its
+    /// maker may keep its names as far as it may those beside it.
+    pub(super) fn keep_own_names(&self, new: &Inode) {
+        if new.is_dir() && matches!(self.keep.get(), Keep::Names(_)) && self.kernel_sees_list(new) {
+            self.wish.set(Wish::OwnNames);
+        }
+    }
+
     /// Does the client's kernel decide as [`super::permission`] does? Linux
     /// leaves a list aside whose mask is empty, and gives those it names what
     /// others have.

@@ -62,6 +62,8 @@ pub(super) enum Wish {
     Open,
     /// It was asked for.
     Acquire,
+    /// (No write.) It is a new directory, whose names its maker may keep.
+    OwnNames,
 }
 
 /// A session that may keep something.
@@ -398,6 +400,12 @@ impl Granting<'_> {
     pub(super) fn fill(&mut self, result: &mut reply::Result, (keep, wish): (Keep, Wish)) {
         match (wish, &mut *result) {
             (Wish::Nothing, _) => {}
+            (Wish::OwnNames, reply::Result::Entry(entry)) => {
+                if let Some(attr) = &entry.attr {
+                    entry.own_names_cache_millis = self.names(Ino(attr.ino));
+                }
+            }
+            (Wish::OwnNames, _) => {}
             (_, reply::Result::Entry(v1::Entry { attr: Some(attr), .. }))
             | (_, reply::Result::Opened(v1::Opened { attr: Some(attr), .. }))
             | (_, reply::Result::Attr(attr)) => {

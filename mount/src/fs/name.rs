@@ -1,6 +1,8 @@
 //! Names: lookup, create, mkdir, mknod, symlink, link, unlink, rename,
 //! readlink.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, Result};
@@ -8,7 +10,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
 use super::file::{Grant, Opened};
-use super::{Asked, Attributes, FileSystem, Found, check_name, reply};
+use super::{Asked, Attributes, FileSystem, Found, Kept, check_name, reply};
 use crate::caller::Requester;
 
 /// renameat2(2) RENAME_NOREPLACE.
@@ -55,6 +57,9 @@ impl FileSystem {
     /// `FS_NOT_FOUND`, and meta's.
     pub async fn lookup(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Found> {
         check_name(name)?;
+        if let Some(kept) = self.known_absent(parent, name) {
+            return Ok(Found::Absent(kept));
+        }
         let asked = self.ask();
         let body = Body::Lookup(v1::Lookup {
             parent: self.inodes.handle(parent)?.to_vec(),
@@ -74,6 +79,32 @@ impl FileSystem {
                 self.tell(told, reply::entry(got)?).map(Found::There)
             }
         }
+    }
+
+    /// A name that is not in a directory of which this mount knows all names;
+    /// and that the kernel may keep this. (It has checked who may search it.)
+    fn known_absent(&self, parent: u64, name: &[u8]) -> Option<Kept> {
+        if !self.kernel_checks() || self.session.check().is_err() {
+            return None;
+        }
+        let (until, stamp) = {
+            let reading = self.freshness.reading();
+            (self.whole.is_absent(&reading, parent, name)?, reading.stamp())
+        };
+        let millis = u32::try_from(until.left().as_millis()).unwrap_or(u32::MAX);
+        let asked = Asked { at: BootTime::now(), stamp };
+        let kept = self.keep_name(millis, (parent, name), asked);
+        (!kept.ttl.is_zero()).then_some(kept)
+    }
+
+    /// A directory was made here: it is empty.
+    fn made_empty(&self, (entry, attr): &(v1::Entry, v1::Attr), asked: Asked) {
+        if entry.own_names_cache_millis == 0 {
+            return;
+        }
+        let ino = self.inodes.kernel_ino(attr.ino);
+        let until = asked.at.after(Duration::from_millis(entry.own_names_cache_millis.into()));
+        self.whole.made(&self.freshness.reading(), ino, asked.stamp, until);
     }
 
     /// Counts an inode as told to the kernel and gives what to tell.
@@ -99,6 +130,7 @@ impl FileSystem {
     ) -> Result<Attributes> {
         let make = self.make_body(parent, name, &request)?;
         let (got, told) = self.make_it(who, request.umask, (parent, name), make).await?;
+        self.made_empty(&got, told.of_inode);
         self.tell(told, got)
     }
 
@@ -110,6 +142,7 @@ impl FileSystem {
         make: v1::Make,
     ) -> Result<((v1::Entry, v1::Attr), Told<'n>)> {
         let at = BootTime::now();
+        self.whole.adding(place.0, place.1);
         let change = self.freshness.change(&[place.0]);
         let got = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
         let of_inode = Asked { at, stamp: change.sent() };
@@ -177,6 +210,7 @@ impl FileSystem {
     ) -> Result<Attributes> {
         check_name(new_name)?;
         let at = BootTime::now();
+        self.whole.adding(new_parent, new_name);
         let change = self.freshness.change(&[ino, new_parent]);
         let body = Body::Link(v1::Link {
             handle: self.inodes.handle(ino)?.to_vec(),
@@ -225,6 +259,8 @@ impl FileSystem {
         if flags & !both != 0 || flags == both {
             return Err(Error::bare(Code::FsInvalid));
         }
+        self.whole.adding(to.0, to.1);
+        self.whole.adding(from.0, from.1);
         // The inode that moves is not named.
         let _change = self.freshness.change_any();
         // The kernel takes the time for which it may keep a name along when it

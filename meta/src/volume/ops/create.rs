@@ -52,6 +52,7 @@ pub(in crate::volume) fn make(
             dir.nlink += 1;
         }
     })?;
+    ctx.keep_own_names(&inode);
     let open_id = if op.open && kind == FileKind::Regular {
         if writes(op.open_flags) {
             ctx.wish.set(Wish::Open);

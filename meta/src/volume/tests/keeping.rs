@@ -122,6 +122,31 @@ fn the_names_of_a_directory_are_kept_by_one_mount() {
     });
 }
 
+/// A new directory is empty: with the right to its names its maker knows that
+/// nothing is in it, until somebody else puts something there.
+#[test]
+fn who_makes_a_directory_may_keep_its_names() {
+    on_each_engine(|fixture| {
+        let (one, two) = (keeper(fixture), keeper(fixture));
+        let dir = one.mkdir(&one.root, "d").unwrap();
+        assert!(dir.own_names_cache_millis > 0);
+        let file = one.create(&dir.handle, "f").unwrap();
+        assert_eq!(file.own_names_cache_millis, 0, "not a directory");
+        let dir_of_two = two.walk("d").unwrap().handle;
+        let (recall, _) = waits_for(&one, &two, self::file(&dir_of_two, "new"));
+        assert_eq!(recall.name_inos, [attr(&dir).ino]);
+        // Under a directory whose names another has, and to a mount whose
+        // kernel does not decide as meta does, nothing is granted.
+        let flags = v1::Flags { root_squash: true, ..v1::Flags::default() };
+        let squashed = fixture.keeper("/", flags);
+        let handle = dir_of_two;
+        let open = v1::SetAttr { handle, mode: Some(0o777), ..v1::SetAttr::default() };
+        two.call(Body::SetAttr(open)).unwrap();
+        let theirs = squashed.mkdir(&squashed.walk("d").unwrap().handle, "s").unwrap();
+        assert_eq!(theirs.own_names_cache_millis, 0);
+    });
+}
+
 #[test]
 fn a_page_of_a_directory_lets_its_entries_be_kept() {
     on_each_engine(|fixture| {
