@@ -640,8 +640,8 @@ fn attributes_that_were_kept_for_long_are_given_up() {
         for number in (0..2 * FILES).map(|number| number % FILES) {
             files[number].metadata().unwrap();
         }
-        for number in 0..FILES {
-            let (file, seen) = (path(&here, number), &files[number]);
+        for (number, seen) in files.iter().enumerate() {
+            let file = path(&here, number);
             let before = seen.metadata().unwrap();
             let see = |change: fn(&fs::Metadata) -> u64| {
                 seen.metadata().map(|after| change(&after)).unwrap()
