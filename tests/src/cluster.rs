@@ -24,7 +24,7 @@ use crate::tools::big;
 /// After this long everything of a test is killed, so that a system call that
 /// hangs on a mount ends and the test fails.
 fn test_limit() -> Duration {
-    Duration::from_secs(if big() { 3600 } else { 400 })
+    Duration::from_secs(if big() { 7200 } else { 400 })
 }
 
 /// A token as its owner has it.

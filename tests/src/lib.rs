@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod files;
 pub mod live;
 pub mod meta;
+pub mod model;
 pub mod mount;
 pub mod ports;
 pub mod postgres;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 
@@ -27,7 +28,7 @@ pub struct Meta {
     /// Between it and admin.
     pub to_admin: Proxy,
     /// Between mounts and it.
-    pub from_mounts: Proxy,
+    pub from_mounts: Arc<Proxy>,
     home: PathBuf,
     log: PathBuf,
     address: String,
@@ -54,7 +55,7 @@ impl Meta {
         let address = free_address();
         let mut meta = Meta {
             to_admin: Proxy::start(cluster.admin_address()),
-            from_mounts: Proxy::start(&address),
+            from_mounts: Arc::new(Proxy::start(&address)),
             home,
             log: cluster.log(&format!("meta-{store}")),
             address,
@@ -144,6 +145,12 @@ impl Meta {
     /// When it does not run.
     pub fn kill9(&mut self) {
         self.daemon.take().expect("meta runs").kill9();
+    }
+
+    /// `meta.flexfs verify` finds nothing.
+    #[track_caller]
+    pub fn verify_clean(&self) {
+        self.run(&["verify"]).ok();
     }
 
     /// Sends it a signal, such as STOP and CONT.

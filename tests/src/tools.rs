@@ -27,6 +27,19 @@ pub fn big() -> bool {
     std::env::var_os("FLEXFS_TEST_BIG").is_some()
 }
 
+/// What a random test starts from: `FLEXFS_TEST_SEED`, or a new one. It says
+/// which when it fails.
+///
+/// # Panics
+/// When the variable holds no number.
+#[must_use]
+pub fn seed() -> u64 {
+    match std::env::var("FLEXFS_TEST_SEED") {
+        Ok(text) => text.parse().expect("FLEXFS_TEST_SEED is a number"),
+        Err(_) => u64::from(getrandom::u32().expect("randomness")),
+    }
+}
+
 /// Compiles a program of one C file: what building flexfs needs has a
 /// compiler, and tests in Rust cannot map files without `unsafe`.
 ///
