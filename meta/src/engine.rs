@@ -7,6 +7,7 @@ mod durability;
 pub mod fjall;
 pub mod memory;
 mod overlay;
+pub mod redb;
 
 #[cfg(test)]
 mod conformance;
