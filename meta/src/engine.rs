@@ -11,6 +11,12 @@ pub mod redb;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
+mod power_loss;
 
 use std::fmt;
 use std::ops::ControlFlow;

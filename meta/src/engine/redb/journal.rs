@@ -53,9 +53,8 @@ impl Record {
         let mut writes = BTreeMap::new();
         while body.has_remaining() {
             let (key_len, value_len) = (body.try_get_u16().ok()?, body.try_get_u32().ok()?);
-            let take = |body: &mut Bytes, len: usize| {
-                (len <= body.len()).then(|| body.split_to(len))
-            };
+            let take =
+                |body: &mut Bytes, len: usize| (len <= body.len()).then(|| body.split_to(len));
             let key = take(&mut body, usize::from(key_len))?.to_vec();
             let value = match value_len {
                 REMOVED => None,
