@@ -5,6 +5,10 @@
 //! shared. So every transaction is first one record of [`journal`], then a
 //! commit of redb in memory. Now and then a durable commit of redb makes the
 //! journal superfluous, and it begins anew; opening replays what is left.
+//!
+//! It shows that the trait is not fjall's shape, and lets tests inject faults
+//! below. Operators cannot choose it: `start` and `verify` would have to know
+//! which engine a data directory holds, for one that writes far more.
 
 mod journal;
 
