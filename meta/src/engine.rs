@@ -7,9 +7,16 @@ mod durability;
 pub mod fjall;
 pub mod memory;
 mod overlay;
+pub mod redb;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
+mod power_loss;
 
 use std::fmt;
 use std::ops::ControlFlow;

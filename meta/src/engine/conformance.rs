@@ -10,12 +10,22 @@ use proptest::prelude::*;
 
 use super::fjall::FjallEngine;
 use super::memory::MemoryEngine;
+use super::redb::RedbEngine;
 use super::{CommitVersion, Engine, KEY_MAX_LEN, Reader, Txn};
 
 fn on_each_engine(test: impl Fn(Arc<dyn Engine>)) {
     test(Arc::new(MemoryEngine::new()));
+    on_each_persistent(|open| test(open()));
+}
+
+/// Opens a database, at first an empty one, then as it was left.
+type Open<'d> = dyn Fn() -> Arc<dyn Engine> + 'd;
+
+fn on_each_persistent(test: impl Fn(&Open<'_>)) {
     let dir = tempfile::tempdir().unwrap();
-    test(Arc::new(FjallEngine::open(dir.path()).unwrap()));
+    test(&|| Arc::new(FjallEngine::open(dir.path()).unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    test(&|| Arc::new(RedbEngine::open(dir.path()).unwrap()));
 }
 
 fn all(reader: &dyn Reader, from: &[u8], to: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -246,43 +256,61 @@ fn concurrent_writers_lose_nothing_and_readers_see_whole_commits() {
 
 #[test]
 fn a_database_opened_again_goes_on_where_it_was() {
+    on_each_persistent(|open| {
+        let engine = open();
+        let mut time = 0;
+        let version = engine
+            .transact(&mut |txn| {
+                txn.put(b"a", b"1");
+                time = txn.commit_time();
+                Ok(())
+            })
+            .unwrap();
+        drop(engine);
+        let engine = open();
+        assert_eq!(engine.head(), version);
+        engine
+            .transact(&mut |txn: &mut dyn Txn| {
+                assert!(txn.commit_time() >= time);
+                assert_eq!(txn.get(b"a")?.as_deref(), Some(&b"1"[..]));
+                txn.delete(b"a");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(engine.head().0, version.0 + 1);
+    });
+}
+
+#[test]
+fn a_database_is_open_once() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = FjallEngine::open(dir.path()).unwrap();
-    let mut time = 0;
-    let version = engine
-        .transact(&mut |txn| {
-            txn.put(b"a", b"1");
-            time = txn.commit_time();
-            Ok(())
-        })
-        .unwrap();
-    drop(engine);
-    let engine = FjallEngine::open(dir.path()).unwrap();
-    assert_eq!(engine.head(), version);
-    engine
-        .transact(&mut |txn: &mut dyn Txn| {
-            assert!(txn.commit_time() >= time);
-            assert_eq!(txn.get(b"a")?.as_deref(), Some(&b"1"[..]));
-            txn.delete(b"a");
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(engine.head().0, version.0 + 1);
+    let _first = FjallEngine::open(dir.path()).unwrap();
+    assert_eq!(FjallEngine::open(dir.path()).unwrap_err().code(), Code::EngineFailed);
+    let dir = tempfile::tempdir().unwrap();
+    let _first = RedbEngine::open(dir.path()).unwrap();
+    assert_eq!(RedbEngine::open(dir.path()).unwrap_err().code(), Code::EngineFailed);
 }
 
 /// The files as they are while the engine runs are what kill -9 leaves.
 #[test]
 fn a_crash_loses_no_commit() {
-    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let engine = FjallEngine::open(dir.path()).unwrap();
-    for i in 0..100_u8 {
-        put(&engine, &[1, i], &[i; 100]);
+    type OpenIn = fn(&std::path::Path) -> Arc<dyn Engine>;
+    let engines: [OpenIn; 2] = [
+        |dir| Arc::new(FjallEngine::open(dir).unwrap()),
+        |dir| Arc::new(RedbEngine::open(dir).unwrap()),
+    ];
+    for open in engines {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let engine = open(dir.path());
+        for i in 0..100_u8 {
+            put(&*engine, &[1, i], &[i; 100]);
+        }
+        copy_tree(dir.path(), copy.path());
+        let crashed = open(copy.path());
+        assert_eq!(crashed.head(), engine.head());
+        let (then, now) = (engine.snapshot().unwrap(), crashed.snapshot().unwrap());
+        assert_eq!(all(&*then, &[1], &[9]), all(&*now, &[1], &[9]));
     }
-    copy_tree(dir.path(), copy.path());
-    let crashed = FjallEngine::open(copy.path()).unwrap();
-    assert_eq!(crashed.head(), engine.head());
-    let (then, now) = (engine.snapshot().unwrap(), crashed.snapshot().unwrap());
-    assert_eq!(all(&*then, &[1], &[9]), all(&*now, &[1], &[9]));
 }
 
 fn copy_tree(from: &std::path::Path, to: &std::path::Path) {

@@ -5,6 +5,8 @@
 //! shared. fjall's own optimistic transactions are not used: with one writer
 //! there are no conflicts to detect.
 
+mod torn;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +73,8 @@ impl FjallEngine {
         FjallEngine::open_with(dir, SYNC_AFTER)
     }
 
-    fn open_with(dir: &Path, sync_after: Duration) -> Result<FjallEngine> {
+    pub(super) fn open_with(dir: &Path, sync_after: Duration) -> Result<FjallEngine> {
+        torn::cut(dir)?;
         let db = Database::builder(dir)
             .max_journaling_size(JOURNAL_MAX_LEN)
             .cache_size(CACHE_LEN)

@@ -1,4 +1,4 @@
-//! An engine in memory: the second implementation of the trait. It keeps
+//! An engine in memory, another implementation of the trait. It keeps
 //! nothing over a restart; differential tests and benchmarks use it.
 
 use std::collections::BTreeMap;

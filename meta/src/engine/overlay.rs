@@ -52,7 +52,7 @@ impl Head {
 }
 
 /// What a transaction wrote: `None` is a deletion.
-type Writes = BTreeMap<Vec<u8>, Option<Bytes>>;
+pub(super) type Writes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// The writes of one transaction, and how to take them back.
 #[derive(Debug, Default)]

@@ -169,15 +169,21 @@ impl Volume {
         Ok(())
     }
 
-    /// A part of what is due: condemned in one transaction, deleted from the
-    /// store, and only then forgotten. A key that lapsed is condemned first,
-    /// so that no commit can name it any more. Returns how many went.
+    /// A part of what is due: condemned in one transaction, which is put on
+    /// stable storage; deleted from the store, and only then forgotten. A key
+    /// that lapsed is condemned first, so that no commit can name it any more.
+    /// Returns how many went.
     fn delete_some(&self) -> Result<usize> {
         let mut due = Vec::new();
         self.change_alone(&mut |edit| {
             due = self.condemn_due(edit)?;
             Ok(())
         })?;
+        if !due.is_empty() {
+            // A loss of power must not bring back metadata that names what
+            // the store has not any more.
+            self.engine.sync(self.engine.head())?;
+        }
         let mut gone = Vec::with_capacity(due.len());
         for (key, object) in due {
             if let Err(error) = self.blocks.delete(object) {

@@ -7,8 +7,10 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 use proptest::prelude::*;
 
-use super::fixture::{Client, Fixture};
+use super::fixture::{Client, Fixture, seal, settings};
+use crate::engine::faults::{Cuttable, CuttableFjall, CuttableRedb, Dice};
 use crate::engine::memory::MemoryEngine;
+use crate::volume::Volume;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -95,5 +97,48 @@ proptest! {
         let used: std::collections::HashSet<_> =
             model.iter().flatten().map(|(object, _)| object.clone()).collect();
         prop_assert_eq!(fixture.blocks.objects.lock().len(), used.len());
+    }
+}
+
+/// Collects after each step, so that objects are deleted; what is left of the
+/// metadata after a loss of power must name none of them.
+fn lose_power<C: Cuttable>(steps: &[Step], synced: usize, seed: u64) {
+    let cuttable = C::start();
+    let fixture = Fixture::new(cuttable.engine());
+    let client = fixture.client();
+    let file = client.create(&client.root, "f").unwrap().handle;
+    let open_id = client.open(&file, 2).unwrap().open_id;
+    let (mut model, mut models) = (Model::new(), Vec::new());
+    for (number, step) in steps.iter().enumerate() {
+        if number == synced {
+            cuttable.sync();
+            models = vec![model.clone()];
+        }
+        apply(step, &client, (&file, open_id), &mut model);
+        fixture.volume.tick().unwrap();
+        models.push(model.clone());
+    }
+    let left = cuttable.lose_power(&mut Dice::new(seed));
+    let (engine, blocks) = (left.engine(), Arc::clone(&fixture.blocks));
+    let volume = Volume::open(Arc::clone(&engine), settings(), blocks.clone(), seal()).unwrap();
+    let after = Fixture { volume, blocks, engine };
+    after.verify();
+    let fresh = after.client();
+    let file = fresh.lookup(&fresh.root, "f").unwrap().handle;
+    let found = told(&fresh, &file);
+    assert!(models.contains(&found), "contents of no step since the sync");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_loss_of_power_leaves_contents_of_some_step_since_the_sync(
+        steps in prop::collection::vec(step(), 1..30),
+        synced in any::<prop::sample::Index>(),
+        seed in any::<u64>(),
+    ) {
+        lose_power::<CuttableFjall>(&steps, synced.index(steps.len()), seed);
+        lose_power::<CuttableRedb>(&steps, synced.index(steps.len()), seed);
     }
 }

@@ -13,8 +13,10 @@ use proptest::prelude::*;
 
 use super::fixture::{Client, Fixture, rename, seal, settings};
 use crate::engine::Engine;
+use crate::engine::faults::{Cuttable, CuttableFjall, CuttableRedb, Dice};
 use crate::engine::fjall::FjallEngine;
 use crate::engine::memory::MemoryEngine;
+use crate::engine::redb::RedbEngine;
 use crate::volume::Volume;
 
 #[derive(Clone, Debug)]
@@ -62,6 +64,7 @@ struct Node {
 }
 
 /// What POSIX says, without any thought for speed.
+#[derive(Clone)]
 struct Model {
     nodes: Vec<Node>,
 }
@@ -392,10 +395,69 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
-    fn on_the_embedded_engine_too(steps in prop::collection::vec(step(), 1..200)) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut pair = Pair::new(Arc::new(FjallEngine::open(dir.path()).unwrap()));
-        for step in &steps {
+    fn on_the_embedded_engines_too(steps in prop::collection::vec(step(), 1..200)) {
+        let (fjall, redb) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let engines: [Arc<dyn Engine>; 2] = [
+            Arc::new(FjallEngine::open(fjall.path()).unwrap()),
+            Arc::new(RedbEngine::open(redb.path()).unwrap()),
+        ];
+        for engine in engines {
+            let mut pair = Pair::new(engine);
+            for step in &steps {
+                pair.apply(step);
+            }
+            pair.compare();
+        }
+    }
+
+    #[test]
+    fn power_may_be_lost_on_the_embedded_engines(
+        steps in prop::collection::vec(step(), 1..60),
+        synced in any::<prop::sample::Index>(),
+        seed in any::<u64>(),
+    ) {
+        lose_power::<CuttableFjall>(&steps, synced.index(steps.len()), seed);
+        lose_power::<CuttableRedb>(&steps, synced.index(steps.len()), seed);
+    }
+}
+
+/// Syncs after so many steps, loses the power after all of them, and goes on
+/// with what is left: the state after some step that is not before the sync.
+fn lose_power<C: Cuttable>(steps: &[Step], synced: usize, seed: u64) {
+    let cuttable = C::start();
+    let engine = cuttable.engine();
+    let mut pair = Pair::new(engine.clone());
+    let mut states = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        if number == synced {
+            cuttable.sync();
+            states.clear();
+            states.push((
+                engine.head(),
+                pair.model.clone(),
+                pair.handles.len(),
+                pair.opens.clone(),
+            ));
+        }
+        pair.apply(step);
+        states.push((engine.head(), pair.model.clone(), pair.handles.len(), pair.opens.clone()));
+    }
+    let blocks = pair.fixture.blocks.clone();
+    let left = cuttable.lose_power(&mut Dice::new(seed));
+    let engine = left.engine();
+    let head = engine.head();
+    assert!(head >= states[0].0);
+    let volume = Volume::open(Arc::clone(&engine), settings(), blocks.clone(), seal()).unwrap();
+    pair.fixture = Fixture { volume, blocks, engine };
+    pair.fixture.verify();
+    pair.reopen();
+    // A step of more than one transaction may be done in part.
+    let found = states.into_iter().rev().find(|state| state.0 == head);
+    if let Some((_, model, handles, opens)) = found {
+        (pair.model, pair.opens) = (model, opens);
+        pair.handles.truncate(handles);
+        pair.compare();
+        for step in steps {
             pair.apply(step);
         }
         pair.compare();

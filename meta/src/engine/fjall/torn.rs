@@ -1,0 +1,142 @@
+//! The end of fjall's journal after a loss of power.
+//!
+//! Of what was not synced the disk may hold any part, also a batch with its
+//! beginning and its end and a hole between. fjall ends its replay at an
+//! unknown tag, but refuses to open for a batch with a wrong checksum. To us
+//! both are the end of what is certain; so the newest journal (the older ones
+//! were synced when they were closed) is cut there before fjall sees it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Result as IoResult};
+use std::path::{Path, PathBuf};
+
+use flexfs_common::{Code, Error, Result};
+use xxhash_rust::xxh3::Xxh3;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+/// Behind the tag of a start: number of items, sequence number.
+const START_LEN: usize = 4 + 8;
+/// Behind the tag of an item: type, compression, keyspace, length of the key,
+/// length of the value, its length as it is stored.
+const ITEM_LEN: usize = 1 + 1 + 8 + 2 + 4 + 4;
+/// Behind the tag of an end: checksum of the items, a magic.
+const END_LEN: usize = 8 + 4;
+
+/// Cuts the newest journal in `dir` behind its last whole batch, unless it
+/// ends there in zeros or at its end anyway.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn cut(dir: &Path) -> Result<()> {
+    let failed = |e| Error::new(Code::EngineFailed, "reading the journal failed").caused_by(e);
+    let Some(path) = newest(dir).map_err(failed)? else { return Ok(()) };
+    let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
+    let (end, torn) = whole(&file).map_err(failed)?;
+    if torn {
+        tracing::warn!(journal = %path.display(), end, "cut behind the last whole commit");
+        file.set_len(end).and_then(|()| file.sync_all()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn newest(dir: &Path) -> IoResult<Option<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut newest = None;
+    for entry in entries {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(OsStr::to_str).and_then(|n| n.parse::<u64>().ok());
+        if path.extension() == Some(OsStr::new("jnl")) {
+            newest = newest.max(number.map(|number| (number, path)));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+/// The end of the last whole batch, and whether more than zeros begin there.
+fn whole(file: &File) -> IoResult<(u64, bool)> {
+    let len = file.metadata()?.len();
+    let mut reader = Batches { reader: BufReader::new(file), at: 0, len };
+    loop {
+        let end = reader.at;
+        match reader.batch() {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => return Ok((end, true)),
+            Ok(None) => return Ok((end, false)),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok((end, end < len)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+struct Batches<'f> {
+    reader: BufReader<&'f File>,
+    at: u64,
+    len: u64,
+}
+
+impl Batches<'_> {
+    fn take<const N: usize>(&mut self) -> IoResult<[u8; N]> {
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes)?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    /// Whether the next batch is whole; `None` when there is none.
+    fn batch(&mut self) -> IoResult<Option<bool>> {
+        match self.take()? {
+            [START] => {}
+            [0] => return Ok(None),
+            [_] => return Ok(Some(false)),
+        }
+        let [a, b, c, d, ..] = self.take::<START_LEN>()?;
+        let items = u32::from_le_bytes([a, b, c, d]);
+        let mut checksum = Xxh3::new();
+        for _ in 0..items {
+            if self.take()? != [ITEM] || !self.item(&mut checksum)? {
+                return Ok(Some(false));
+            }
+        }
+        if self.take()? != [END] {
+            return Ok(Some(false));
+        }
+        let [a, b, c, d, e, f, g, h, ..] = self.take::<END_LEN>()?;
+        Ok(Some(checksum.digest() == u64::from_le_bytes([a, b, c, d, e, f, g, h])))
+    }
+
+    /// False when it cannot be one.
+    fn item(&mut self, checksum: &mut Xxh3) -> IoResult<bool> {
+        let head = self.take::<ITEM_LEN>()?;
+        let [_, _, _, _, _, _, _, _, _, _, k0, k1, v0, v1, v2, v3, s0, s1, s2, s3] = head;
+        let key_len = u16::from_le_bytes([k0, k1]);
+        let value_len = u32::from_le_bytes([v0, v1, v2, v3]);
+        // Nothing is compressed: fjall is built without.
+        if value_len != u32::from_le_bytes([s0, s1, s2, s3]) {
+            return Ok(false);
+        }
+        let rest = u64::from(key_len) + u64::from(value_len);
+        if rest > self.len - self.at {
+            return Ok(false);
+        }
+        checksum.update(&[ITEM]);
+        checksum.update(&head);
+        let mut left = rest;
+        let mut buffer = [0; 4096];
+        while left > 0 {
+            let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (part, _) = buffer.split_at_mut(part);
+            self.reader.read_exact(part)?;
+            checksum.update(part);
+            left -= part.len() as u64;
+        }
+        self.at += rest;
+        Ok(true)
+    }
+}
