@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use flexfs_tests::files::{Noise, sh};
 use flexfs_tests::process::{Daemon, Run};
-use flexfs_tests::wait::{wait_until, within};
+use flexfs_tests::wait::{wait_for, wait_until, within};
 use flexfs_tests::{Cluster, Mount};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -101,11 +101,13 @@ fn a_lost_server_comes_back_as_it_was_at_the_backup() {
     let restored = meta(&cluster, &["restore", &text(&file), "-o", "json"]).json();
     assert_eq!(restored["volumes"], 1, "{restored}");
     cluster.restart_meta();
-    // The old mount says so, and says so at once.
-    let old_dir = old.dir().to_owned();
-    let error = within("the old mount", SOON, move || fs::read_dir(old_dir).map(|_| ()));
-    let errno = error.unwrap_err().raw_os_error();
-    assert_eq!(errno, Some(rustix::io::Errno::STALE.raw_os_error()));
+    // The old mount says so: a change at once, a look when its lease is over.
+    let stale = Some(rustix::io::Errno::STALE.raw_os_error());
+    let refused = old.path("refused");
+    let error = within("the old mount", SOON, move || fs::write(refused, "x")).unwrap_err();
+    assert_eq!(error.raw_os_error(), stale);
+    let error = wait_for("the old mount", SOON, || fs::read(old.path("keep/a/7")).err());
+    assert_eq!(error.raw_os_error(), stale);
     drop(held_open);
     // A new one sees what was there.
     let new = cluster.mount("work", &token);
