@@ -35,7 +35,7 @@ pub fn dump(engine: &dyn Engine, out: &mut dyn Write) -> Result<Summary> {
     let mut summary = Summary { made_at, ..Summary::default() };
     for placed in placed::kept_in(&*snapshot)? {
         let volume = settings_of(&placed)?.id;
-        writer.chunk(&Chunk::Volume(VolumeHead { placed: Some(placed) }))?;
+        writer.chunk(&Chunk::Volume(Box::new(VolumeHead { placed: Some(placed) })))?;
         summary.volumes += 1;
         for (from, to) in kept_ranges(volume) {
             snapshot.scan(&from, &to, &mut |key, value| {

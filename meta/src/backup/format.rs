@@ -63,7 +63,7 @@ pub(super) enum Chunk {
     /// 2: ids of revoked tokens, 16 bytes each.
     Revoked(Vec<u8>),
     /// 3.
-    Volume(VolumeHead),
+    Volume(Box<VolumeHead>),
     /// 4: rows, see [`Rows`].
     Rows(Vec<u8>),
     /// 5.
@@ -227,7 +227,7 @@ fn parse(kind: u8, body: Vec<u8>) -> Result<Chunk> {
     Ok(match kind {
         1 => Chunk::Header(Header::decode(&body[..]).map_err(damaged)?),
         2 => Chunk::Revoked(body),
-        3 => Chunk::Volume(VolumeHead::decode(&body[..]).map_err(damaged)?),
+        3 => Chunk::Volume(Box::new(VolumeHead::decode(&body[..]).map_err(damaged)?)),
         4 => Chunk::Rows(body),
         5 => Chunk::End(End::decode(&body[..]).map_err(damaged)?),
         _ => return Err(invalid("the backup has a chunk of an unknown kind")),

@@ -74,7 +74,7 @@ impl State {
         match chunk {
             Chunk::Header(_) => Err(invalid("the backup has two headers")),
             Chunk::Revoked(ids) => put(&revoked(&ids)?),
-            Chunk::Volume(head) => self.begin(head, put),
+            Chunk::Volume(head) => self.begin(*head, put),
             Chunk::Rows(rows) => self.rows(&rows, put),
             Chunk::End(end) => {
                 self.finish_volume()?;
