@@ -16,7 +16,7 @@ use std::time::Duration;
 use flexfs_tests::files::{Noise, sh};
 use flexfs_tests::process::{Daemon, Run};
 use flexfs_tests::wait::{wait_for, wait_until, within};
-use flexfs_tests::{Cluster, Mount};
+use flexfs_tests::{Cluster, Mount, Token};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -28,7 +28,7 @@ fn sum_of(dir: &Path) -> String {
 }
 
 fn objects(cluster: &Cluster) -> Vec<PathBuf> {
-    let script = "find \"$1\" -type f -size +8k";
+    let script = "find \"$1\" -type f -size +8k | sort";
     let found = sh(script, &[&cluster.root().join("blocks")]);
     found.lines().map(PathBuf::from).collect()
 }
@@ -44,6 +44,13 @@ fn text(path: &Path) -> String {
 /// `what` of meta's home is gone.
 fn lose(cluster: &Cluster, what: &str) {
     fs::rename(cluster.home().join(what), cluster.root().join("lost")).unwrap();
+}
+
+/// A volume whose objects are deleted as soon as nothing needs them.
+fn collected_at_once(cluster: &Cluster, name: &str) -> Token {
+    let token = cluster.volume(name);
+    cluster.configure(&["update", "volume", name, "--retention", "0s"]).ok();
+    token
 }
 
 fn fill(mount: &Mount) {
@@ -63,7 +70,7 @@ fn fill(mount: &Mount) {
 #[test]
 fn a_lost_server_comes_back_as_it_was_at_the_backup() {
     let mut cluster = Cluster::start();
-    let token = cluster.volume("work");
+    let token = collected_at_once(&cluster, "work");
     let revoked = cluster.volume_token("work", &[]);
     let old = cluster.mount("work", &token);
     fill(&old);
@@ -128,8 +135,17 @@ fn a_lost_server_comes_back_as_it_was_at_the_backup() {
     fs::remove_file(new.path("keep/big")).unwrap();
     fs::remove_file(new.path("keep/a/b/linked")).unwrap();
     fs::File::open(new.dir()).unwrap().sync_all().unwrap();
-    let confirmed = meta(&cluster, &["gc", "--confirmRestore", "-o", "json"]);
+    // A volume that was not restored is collected meanwhile.
+    let other_token = collected_at_once(&cluster, "other");
+    let other = cluster.mount("other", &other_token);
+    fs::write(other.path("f"), Noise::new(3).bytes(1_000_000)).unwrap();
+    fs::File::open(other.path("f")).unwrap().sync_all().unwrap();
+    wait_until("its objects", SOON, || objects(&cluster).len() > before.len());
+    fs::remove_file(other.path("f")).unwrap();
+    wait_until("its collection", SOON, || objects(&cluster).len() <= before.len());
+    other.stop();
     assert_eq!(objects(&cluster), before, "collected before it was confirmed");
+    let confirmed = meta(&cluster, &["gc", "--confirmRestore", "-o", "json"]);
     assert_eq!(confirmed.json()["confirmed"].as_array().unwrap().len(), 1);
     wait_until("collection", SOON, || objects(&cluster).len() < before.len());
     let held = meta(&cluster, &["status", "-o", "json"]).json();
