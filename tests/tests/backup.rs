@@ -67,6 +67,32 @@ fn fill(mount: &Mount) {
     fs::File::open(&keep).unwrap().sync_all().unwrap();
 }
 
+/// Nothing is collected before it is confirmed.
+fn collected_when_confirmed(cluster: &Cluster, new: &Mount) {
+    let held = meta(cluster, &["status", "-o", "json"]).json();
+    assert_eq!(held["held"].as_array().unwrap().len(), 1, "{held}");
+    assert!(meta(cluster, &["status"]).ok().contains("nothing collected since restore"));
+    let before = objects(cluster);
+    fs::remove_file(new.path("keep/big")).unwrap();
+    fs::remove_file(new.path("keep/a/b/linked")).unwrap();
+    fs::File::open(new.dir()).unwrap().sync_all().unwrap();
+    // A volume that was not restored is collected meanwhile.
+    let other_token = collected_at_once(cluster, "other");
+    let other = cluster.mount("other", &other_token);
+    fs::write(other.path("f"), Noise::new(3).bytes(1_000_000)).unwrap();
+    fs::File::open(other.path("f")).unwrap().sync_all().unwrap();
+    wait_until("its objects", SOON, || objects(cluster).len() > before.len());
+    fs::remove_file(other.path("f")).unwrap();
+    wait_until("its collection", SOON, || objects(cluster).len() <= before.len());
+    other.stop();
+    assert_eq!(objects(cluster), before, "collected before it was confirmed");
+    let confirmed = meta(cluster, &["gc", "--confirmRestore", "-o", "json"]);
+    assert_eq!(confirmed.json()["confirmed"].as_array().unwrap().len(), 1);
+    wait_until("collection", SOON, || objects(cluster).len() < before.len());
+    let held = meta(cluster, &["status", "-o", "json"]).json();
+    assert_eq!(held["held"].as_array().unwrap().len(), 0, "{held}");
+}
+
 #[test]
 fn a_lost_server_comes_back_as_it_was_at_the_backup() {
     let mut cluster = Cluster::start();
@@ -125,31 +151,9 @@ fn a_lost_server_comes_back_as_it_was_at_the_backup() {
     // What was revoked after the backup stays revoked.
     let (init, _) = cluster.init_mount("work", &revoked);
     init.fails(3, "TOKEN_REVOKED");
-    // Nothing is collected before it is confirmed.
     fs::write(new.path("fresh"), "x").unwrap();
     assert_ne!(fs::metadata(new.path("fresh")).unwrap().ino(), later_ino);
-    let held = meta(&cluster, &["status", "-o", "json"]).json();
-    assert_eq!(held["held"].as_array().unwrap().len(), 1, "{held}");
-    assert!(meta(&cluster, &["status"]).ok().contains("nothing collected since restore"));
-    let before = objects(&cluster);
-    fs::remove_file(new.path("keep/big")).unwrap();
-    fs::remove_file(new.path("keep/a/b/linked")).unwrap();
-    fs::File::open(new.dir()).unwrap().sync_all().unwrap();
-    // A volume that was not restored is collected meanwhile.
-    let other_token = collected_at_once(&cluster, "other");
-    let other = cluster.mount("other", &other_token);
-    fs::write(other.path("f"), Noise::new(3).bytes(1_000_000)).unwrap();
-    fs::File::open(other.path("f")).unwrap().sync_all().unwrap();
-    wait_until("its objects", SOON, || objects(&cluster).len() > before.len());
-    fs::remove_file(other.path("f")).unwrap();
-    wait_until("its collection", SOON, || objects(&cluster).len() <= before.len());
-    other.stop();
-    assert_eq!(objects(&cluster), before, "collected before it was confirmed");
-    let confirmed = meta(&cluster, &["gc", "--confirmRestore", "-o", "json"]);
-    assert_eq!(confirmed.json()["confirmed"].as_array().unwrap().len(), 1);
-    wait_until("collection", SOON, || objects(&cluster).len() < before.len());
-    let held = meta(&cluster, &["status", "-o", "json"]).json();
-    assert_eq!(held["held"].as_array().unwrap().len(), 0, "{held}");
+    collected_when_confirmed(&cluster, &new);
     cluster.verify_clean();
     old.clear();
     new.stop();

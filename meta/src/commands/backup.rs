@@ -1,7 +1,7 @@
 //! `backup`: from the running server, or from its data when none runs.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use flexfs_common::daemon::RunInfo;
@@ -76,8 +76,10 @@ fn fill(local: &Local, file: &File, temporary: &Path) -> Result<Summary> {
 fn give_name(temporary: &Path, path: &Path) -> Result<()> {
     match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => return Err(exists(path)),
-        Err(e) => return Err(cannot_write(path, e.into())),
+        Err(e) => match std::io::Error::from(e) {
+            e if e.kind() == ErrorKind::AlreadyExists => return Err(exists(path)),
+            e => return Err(cannot_write(path, e)),
+        },
     }
     let dir = path.parent().unwrap_or(path);
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| cannot_write(path, e))
