@@ -158,6 +158,12 @@ codes! {
     BlockCorrupt "BLOCK_CORRUPT" Corrupt "A block is not what was written." "`meta.flexfs missing-objects` names what is damaged.";
     WriteLost "WRITE_LOST" Conflict "The lease of the mount ended before this was written back, and the file has passed on." "Was the machine, the mount or its connection stopped for longer than a lease (10 s)? Write it again.";
     BlockRefused "BLOCK_REFUSED" Denied "The signed URL is not valid (any more) for this." "Ask meta for another.";
+    BackupInvalid "BACKUP_INVALID" Corrupt "The file is no backup, or it is damaged or cut short." "Use another backup; nothing was restored.";
+    BackupFailed "BACKUP_FAILED" Internal "The backup file could not be read or written." "Look at the room on its disk and at its permissions.";
+    BackupExists "BACKUP_EXISTS" Exists "The file exists and is not replaced." "Give the backup another name.";
+    BackupNotFound "BACKUP_NOT_FOUND" NotFound "There is no such backup file." "Check the path.";
+    StoreNotEmpty "STORE_NOT_EMPTY" Conflict "The data directory holds a metadata database already." "Restore into an empty --dataDir, or move the directory `engine` in it away.";
+    RestoreUnfinished "RESTORE_UNFINISHED" Conflict "A restore into this data directory was broken off." "Run `meta.flexfs restore FILE` again.";
     FormatUnsupported "FORMAT_UNSUPPORTED" Unsupported "The stored format is of another version." "Use the version that wrote it, or a newer one.";
     // File-system answers (errno is chosen in the mount)
     FsNotFound "FS_NOT_FOUND" Posix "No such file or directory." "";

@@ -109,7 +109,10 @@ fn place(
 
 /// A new file of mode 0600, locked for as long as it is open: that tells it
 /// from one that a killed process left.
-fn temporary_beside(path: &Path) -> std::io::Result<(PathBuf, fs::File)> {
+///
+/// # Errors
+/// What the system says.
+pub fn temporary_beside(path: &Path) -> std::io::Result<(PathBuf, fs::File)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     loop {
         let number = uuid::Uuid::new_v4().simple();

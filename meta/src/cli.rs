@@ -36,6 +36,15 @@ enum Command {
     /// Check the consistency of the database.
     #[command(after_help = "Example:\n  meta.flexfs verify")]
     Verify(Verify),
+    /// Delete what is no longer needed from the block stores.
+    #[command(after_help = "Example:\n  meta.flexfs gc --confirmRestore")]
+    Gc(Gc),
+    /// Write a backup of the database into a new file.
+    #[command(after_help = "Example:\n  meta.flexfs backup /var/backups/meta-monday")]
+    Backup(BackupFile),
+    /// Fill an empty data directory from a backup.
+    #[command(after_help = "Example:\n  meta.flexfs restore /var/backups/meta-monday")]
+    Restore(BackupFile),
     /// Print the version.
     #[command(after_help = "Example:\n  meta.flexfs version")]
     Version,
@@ -138,6 +147,32 @@ pub struct Verify {
     pub show: Show,
 }
 
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// The restored volumes are as they should be: what they do not need may
+    /// be deleted from the block store.
+    #[arg(long = "confirmRestore", required = true)]
+    pub confirm_restore: bool,
+    /// Only this volume.
+    #[arg(long = "volumeID", value_name = "V", default_value = "")]
+    pub volume_id: String,
+    /// Everything else as for `status`.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// Arguments of `backup` and `restore`.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Everything else as for `status`.
+    #[command(flatten)]
+    pub show: Show,
+}
+
 fn grace(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -165,6 +200,15 @@ pub fn run() -> ExitCode {
         Command::Start(arguments) => (commands::start::start(&arguments), ErrorFormat::Text),
         Command::Status(arguments) => {
             (commands::status::status(&arguments), errors_as(arguments.output))
+        }
+        Command::Gc(arguments) => {
+            (commands::gc::confirm_restore(&arguments), errors_as(arguments.show.output))
+        }
+        Command::Backup(arguments) => {
+            (commands::backup::backup(&arguments), errors_as(arguments.show.output))
+        }
+        Command::Restore(arguments) => {
+            (commands::restore::restore(&arguments), errors_as(arguments.show.output))
         }
         Command::Verify(arguments) => match commands::verify::verify(&arguments) {
             Ok(0) => (Ok(()), ErrorFormat::Text),

@@ -4,8 +4,11 @@ use std::future::Future;
 
 use flexfs_common::{Code, Error, Result};
 
+pub mod backup;
+pub mod gc;
 pub mod init;
 pub mod local;
+pub mod restore;
 pub mod start;
 pub mod status;
 pub mod verify;

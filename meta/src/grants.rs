@@ -17,7 +17,7 @@ use flexfs_proto::v1;
 use parking_lot::Mutex;
 use prost::Message;
 
-use crate::engine::{CommitVersion, Engine};
+use crate::engine::{CommitVersion, Engine, Reader};
 use crate::rpc::verdict::Verdict;
 use crate::service::changes::{FeedPoint, Subject};
 
@@ -128,6 +128,27 @@ fn corrupt(e: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(Code::EngineFailed, "a grant's row is not understood").caused_by(e)
 }
 
+/// The tokens that are revoked for ever, as far as is known here.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub fn revoked_in(reader: &dyn Reader) -> Result<Vec<TokenId>> {
+    let mut revoked = Vec::new();
+    reader.scan(REVOKED_PREFIX, REVOKED_PREFIX_END, &mut |key, _| {
+        let id = key.get(REVOKED_PREFIX.len()..).and_then(|id| id.try_into().ok());
+        revoked.extend(id.map(TokenId::from_bytes));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(revoked)
+}
+
+/// The key of the row that says that a token is revoked. Its value is for
+/// people: admin's revision, or nothing after a restore.
+#[must_use]
+pub fn revoked_key(token: TokenId) -> Vec<u8> {
+    [REVOKED_PREFIX, token.as_bytes()].concat()
+}
+
 impl Grants {
     /// Reads what was kept. `key` makes the hashes of tokens.
     ///
@@ -147,12 +168,7 @@ impl Grants {
             Some(value) => Some(StoredContact::decode(value).map_err(corrupt)?),
             None => None,
         };
-        let mut revoked = HashSet::new();
-        snapshot.scan(REVOKED_PREFIX, REVOKED_PREFIX_END, &mut |key, _| {
-            let id = key.get(REVOKED_PREFIX.len()..).and_then(|id| id.try_into().ok());
-            revoked.extend(id.map(TokenId::from_bytes));
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let revoked = revoked_in(&*snapshot)?.into_iter().collect();
         drop(snapshot);
         Ok(Grants {
             engine,

@@ -56,6 +56,40 @@ impl DataDir {
         self.0.join("engine")
     }
 
+    /// Where a restore builds the engine's directory, which then gets its
+    /// name at once.
+    #[must_use]
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("engine.restoring")
+    }
+
+    /// Refuses a directory in which a restore was broken off: an empty
+    /// database in its place would be served as if nothing had been lost.
+    ///
+    /// # Errors
+    /// `RESTORE_UNFINISHED`.
+    pub fn need_whole(&self) -> Result<()> {
+        if self.restoring().exists() {
+            let at = self.0.display();
+            let why = format!("a restore into {at} was broken off");
+            return Err(Error::new(Code::RestoreUnfinished, why));
+        }
+        Ok(())
+    }
+
+    /// A restore is done: its directory is the engine's from now on.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`.
+    pub fn finish_restore(&self) -> Result<()> {
+        let failed = |e| {
+            let at = self.restoring();
+            Error::new(Code::ConfigInvalid, format!("cannot rename {}", at.display())).caused_by(e)
+        };
+        std::fs::rename(self.restoring(), self.engine()).map_err(failed)?;
+        std::fs::File::open(&self.0).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+
     /// The server's id; made at the first call.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 )]
 
 pub mod authority;
+pub mod backup;
 pub mod blocks;
 pub mod cli;
 pub mod commands;

@@ -1,9 +1,12 @@
 //! Everything this program prints on stdout.
 
 use std::io::Write;
+use std::path::Path;
 
 use flexfs_common::{Result, wire};
 use flexfs_proto::v1;
+
+use crate::backup::Summary;
 
 /// How something is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +42,11 @@ pub fn status(pid: u32, reply: &v1::MetaStatusReply, format: Format) {
             line(&format!("feed      {} at {}", reply.feed_state, reply.feed_revision));
             line(&format!("volumes   {}", reply.volumes));
             line(&format!("sessions  {}", reply.sessions));
+            for held in &reply.held_volumes {
+                let since = held.since.as_ref().map(time).unwrap_or_default();
+                let volume = &held.volume_id;
+                line(&format!("held      {volume}: nothing collected since restore at {since}"));
+            }
             if format == Format::Wide {
                 for view in &reply.session_views {
                     line(&format!(
@@ -62,6 +70,47 @@ fn printable(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
+fn time(at: &v1::Timestamp) -> String {
+    wire::timestamp_from_wire(at).map(|at| at.to_string()).unwrap_or_default()
+}
+
+/// Prints what a backup holds that was written or restored.
+pub fn backup(done: &str, summary: &Summary, path: &Path, format: Format) {
+    let made_at = jiff::Timestamp::from_nanosecond(i128::from(summary.made_at));
+    let made_at = made_at.map(|at| at.to_string()).unwrap_or_default();
+    let (volumes, rows) = (summary.volumes, summary.rows);
+    match format {
+        Format::Id => {}
+        Format::Table | Format::Wide => {
+            let file = printable(&path.to_string_lossy());
+            line(&format!("{done} {volumes} volumes, {rows} rows, as of {made_at}: {file}"));
+        }
+        Format::Json | Format::Yaml => {
+            let whole = serde_json::json!({
+                "file": path.to_string_lossy(),
+                "madeAt": made_at,
+                "volumes": volumes,
+                "rows": rows,
+            });
+            line(&whole.to_string());
+        }
+    }
+}
+
+/// Prints in which volumes collection goes on now.
+pub fn confirmed(volume_ids: &[String], format: Format) {
+    match format {
+        Format::Json | Format::Yaml => {
+            line(&serde_json::json!({ "confirmed": volume_ids }).to_string());
+        }
+        Format::Id => volume_ids.iter().for_each(|id| line(id)),
+        Format::Table | Format::Wide if volume_ids.is_empty() => line("no volume was held"),
+        Format::Table | Format::Wide => {
+            volume_ids.iter().for_each(|id| line(&format!("{id}: collection goes on")));
+        }
+    }
+}
+
 fn status_json(pid: u32, reply: &v1::MetaStatusReply) -> serde_json::Value {
     let views: Vec<_> = reply
         .session_views
@@ -80,6 +129,14 @@ fn status_json(pid: u32, reply: &v1::MetaStatusReply) -> serde_json::Value {
             })
         })
         .collect();
+    let held: Vec<_> = reply
+        .held_volumes
+        .iter()
+        .map(|held| {
+            let since = held.since.as_ref().map(time);
+            serde_json::json!({ "volumeID": held.volume_id, "since": since })
+        })
+        .collect();
     serde_json::json!({
         "id": reply.server_id,
         "pid": pid,
@@ -91,6 +148,7 @@ fn status_json(pid: u32, reply: &v1::MetaStatusReply) -> serde_json::Value {
         "volumes": reply.volumes,
         "sessions": reply.sessions,
         "sessionItems": views,
+        "held": held,
     })
 }
 

@@ -30,6 +30,7 @@ mod recalls;
 mod record;
 mod recovery;
 mod reflag;
+pub(crate) mod restored;
 mod rights;
 mod scope;
 mod seal;

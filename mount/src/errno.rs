@@ -83,6 +83,12 @@ pub fn errno(code: Code) -> i32 {
         | C::PeerUntrusted
         | C::ProtocolInvalid
         | C::ProtocolVersion
+        | C::BackupInvalid
+        | C::BackupFailed
+        | C::BackupExists
+        | C::BackupNotFound
+        | C::StoreNotEmpty
+        | C::RestoreUnfinished
         | C::FormatUnsupported
         | C::SecretWrong
         | C::RevokeLaggards

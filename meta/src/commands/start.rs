@@ -79,6 +79,7 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     let own = block(|| OwnToken::load(&settings.creds))?;
     let authority = Authority::new(credentials.admin_peer()?, &own.token())?;
     let data = DataDir::open(&settings.data)?;
+    data.need_whole()?;
     let service = block(|| -> Result<Arc<Service>> {
         let engine = open_engine(&data, settings.sync)?;
         let grants = Grants::load(Arc::clone(&engine), &*data.key("grantKey")?, settings.grace)?;

@@ -68,14 +68,32 @@ fn on_data(
     volume_id: &str,
     report: &mut dyn FnMut(v1::VerifyFinding),
 ) -> Result<v1::VerifySummary> {
-    let data = DataDir::open(&local.data)?;
+    verify_all(&open_volumes(local, volume_id)?, report)
+}
+
+/// The engine of a data directory that no server uses.
+///
+/// # Errors
+/// `CONFIG_INVALID`, `RESTORE_UNFINISHED`, `ENGINE_FAILED`.
+pub fn open_engine(data: &DataDir, local: &Local) -> Result<Arc<dyn Engine>> {
+    data.need_whole()?;
     if !data.engine().exists() {
         return Err(Error::new(
             Code::ConfigInvalid,
             format!("{} holds no database", local.data.display()),
         ));
     }
-    let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(&data.engine())?);
+    Ok(Arc::new(FjallEngine::open(&data.engine())?))
+}
+
+/// The volumes of a data directory that no server uses; all of them when
+/// `volume_id` is empty.
+///
+/// # Errors
+/// As [`open_engine`]; `VOLUME_NOT_FOUND`, those of [`Volume::open`].
+pub fn open_volumes(local: &Local, volume_id: &str) -> Result<Vec<Arc<Volume>>> {
+    let data = DataDir::open(&local.data)?;
+    let engine = open_engine(&data, local)?;
     // It signs nothing for anybody here; the store is asked which objects it has.
     let signer = Arc::new(Signer::new(&*data.key("urlKey")?));
     let seal = Arc::new(SessionSeal::new(&*data.key("sessionKey")?)?);
@@ -92,5 +110,5 @@ fn on_data(
     if volumes.is_empty() && !volume_id.is_empty() {
         return Err(Error::bare(Code::VolumeNotFound));
     }
-    verify_all(&volumes, report)
+    Ok(volumes)
 }

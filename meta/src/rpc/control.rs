@@ -1,5 +1,6 @@
 //! MetaControlService: this server's own operator.
 
+use std::io::{BufWriter, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,11 +15,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::backup::dump::dump;
 use crate::service::{Service, block};
 use crate::volume::Volume;
 
 /// Findings on their way to a slow reader.
 const FINDINGS_QUEUE: usize = 64;
+/// Parts of a backup on their way to a slow reader.
+const PARTS_QUEUE: usize = 8;
+/// Bytes of a part.
+const PART_LEN: usize = 256 * 1024;
 /// Sessions that a status lists.
 const VIEWS_MAX: usize = 10_000;
 
@@ -48,6 +54,38 @@ impl ControlService {
         }
         Err(Error::bare(Code::TokenUnknown))
     }
+
+    /// The volume of this id; all when it is empty.
+    fn volumes(&self, wanted: &str) -> Result<Vec<Arc<Volume>>> {
+        let mut volumes: Vec<_> =
+            self.service.volumes.all().iter().map(|served| Arc::clone(&served.volume)).collect();
+        volumes.retain(|v| wanted.is_empty() || v.settings().id.to_string() == wanted);
+        if volumes.is_empty() && !wanted.is_empty() {
+            return Err(Error::bare(Code::VolumeNotFound));
+        }
+        Ok(volumes)
+    }
+}
+
+fn timestamp_of(nanos: i64) -> v1::Timestamp {
+    let seconds = nanos.div_euclid(1_000_000_000);
+    let rest = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0);
+    v1::Timestamp { seconds, nanos: rest }
+}
+
+/// A backup on its way to its reader.
+struct Parts(mpsc::Sender<Result<v1::BackupPart, Status>>);
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let part = v1::BackupPart { data: bytes.to_vec() };
+        self.0.blocking_send(Ok(part)).map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tonic::async_trait]
@@ -59,8 +97,13 @@ impl MetaControlService for ControlService {
         self.authenticate(&request)?;
         let service = &self.service;
         let mut views = Vec::new();
+        let mut held_volumes = Vec::new();
         for served in service.volumes.all() {
             let volume_id = served.volume.settings().id.to_string();
+            if let Some(since) = block(|| served.volume.held_since())? {
+                let since = Some(timestamp_of(since));
+                held_volumes.push(v1::HeldVolume { volume_id: volume_id.clone(), since });
+            }
             for session in served.volume.sessions() {
                 if views.len() >= VIEWS_MAX {
                     break;
@@ -91,6 +134,7 @@ impl MetaControlService for ControlService {
             sessions: count(service.sessions.len()),
             volumes: count(service.volumes.all().len()),
             session_views: views,
+            held_volumes,
         }))
     }
 
@@ -101,18 +145,7 @@ impl MetaControlService for ControlService {
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
         self.authenticate(&request)?;
-        let wanted = request.into_inner().volume_id;
-        let volumes: Vec<Arc<Volume>> = self
-            .service
-            .volumes
-            .all()
-            .iter()
-            .filter(|served| wanted.is_empty() || served.volume.settings().id.to_string() == wanted)
-            .map(|served| Arc::clone(&served.volume))
-            .collect();
-        if volumes.is_empty() && !wanted.is_empty() {
-            return Err(Error::bare(Code::VolumeNotFound).into());
-        }
+        let volumes = self.volumes(&request.into_inner().volume_id)?;
         let (sender, receiver) = mpsc::channel(FINDINGS_QUEUE);
         tokio::task::spawn_blocking(move || {
             let last = verify_all(&volumes, &mut |finding| {
@@ -127,6 +160,50 @@ impl MetaControlService for ControlService {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<v1::BackupPart, Status>> + Send>>;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.authenticate(&request)?;
+        let engine = self.service.volumes.engine();
+        let (sender, receiver) = mpsc::channel(PARTS_QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let mut out = BufWriter::with_capacity(PART_LEN, Parts(sender.clone()));
+            let last = dump(engine.as_ref(), &mut out);
+            if let Err(error) = last {
+                tracing::warn!(error = error.with_causes(), "a backup was broken off");
+                let _ = sender.blocking_send(Err(status::to_status(&error)));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn confirm_restore(
+        &self,
+        request: Request<v1::ConfirmRestoreRequest>,
+    ) -> Result<Response<v1::ConfirmRestoreReply>, Status> {
+        self.authenticate(&request)?;
+        let volumes = self.volumes(&request.into_inner().volume_id)?;
+        let volume_ids = block(|| confirm_all(&volumes))?;
+        Ok(Response::new(v1::ConfirmRestoreReply { volume_ids }))
+    }
+}
+
+/// Lets collection go on; returns the volumes in which it was held. Blocks.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub fn confirm_all(volumes: &[Arc<Volume>]) -> Result<Vec<String>> {
+    let mut confirmed = Vec::new();
+    for volume in volumes {
+        if volume.confirm_restore()? {
+            confirmed.push(volume.settings().id.to_string());
+        }
+    }
+    Ok(confirmed)
 }
 
 /// Checks volumes one by one; returns the sum of what was looked at. Blocks.

@@ -15,7 +15,7 @@ use prost::Message;
 use super::changes::FeedPoint;
 use crate::blocks::StoreAccess;
 use crate::blocks::signed::Signer;
-use crate::engine::Engine;
+use crate::engine::{Engine, Reader};
 use crate::volume::{Reflagged, SessionSeal, Volume, VolumeSettings};
 
 /// Keys of the rows about placed volumes; the volume's id follows.
@@ -115,6 +115,12 @@ impl Volumes {
         kept(self.engine.as_ref())
     }
 
+    /// What keeps everything.
+    #[must_use]
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.engine)
+    }
+
     /// Puts everything committed so far on stable storage. Blocks.
     ///
     /// # Errors
@@ -168,8 +174,7 @@ impl Volumes {
     }
 
     fn keep(&self, id: VolumeId, placed: &v1::PlacedVolume) -> Result<()> {
-        let key = [PREFIX, id.as_bytes()].concat();
-        let value = placed.encode_to_vec();
+        let (key, value) = row(id, placed);
         self.engine.transact(&mut |txn| {
             txn.put(&key, &value);
             Ok(())
@@ -178,13 +183,27 @@ impl Volumes {
     }
 }
 
+/// The row that keeps what admin said of a volume.
+#[must_use]
+pub fn row(id: VolumeId, placed: &v1::PlacedVolume) -> (Vec<u8>, Vec<u8>) {
+    ([PREFIX, id.as_bytes()].concat(), placed.encode_to_vec())
+}
+
 /// What an engine holds of placed volumes.
 ///
 /// # Errors
 /// `ENGINE_FAILED`.
 pub fn kept(engine: &dyn Engine) -> Result<Vec<v1::PlacedVolume>> {
+    kept_in(&*engine.snapshot()?)
+}
+
+/// As [`kept`], of one view.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub fn kept_in(reader: &dyn Reader) -> Result<Vec<v1::PlacedVolume>> {
     let mut kept = Vec::new();
-    engine.snapshot()?.scan(PREFIX, PREFIX_END, &mut |_, value| {
+    reader.scan(PREFIX, PREFIX_END, &mut |_, value| {
         let placed = v1::PlacedVolume::decode(value)
             .map_err(|e| Error::new(Code::EngineFailed, "a volume's row").caused_by(e))?;
         kept.push(placed);

@@ -9,10 +9,10 @@ use flexfs_common::ids::{Ino, ObjectId, SessionId};
 use flexfs_common::{Code, Result, limits};
 
 use super::edit::Edit;
-use super::keys::{Tag, id_at, u64_at};
+use super::keys::{Keys, Tag, id_at, u64_at};
 use super::record::{Condemned, Object, ObjectState};
 use super::session_end::{self, session_of};
-use super::{Volume, contents, inodes, objects};
+use super::{Volume, contents, inodes, objects, superblock};
 
 /// Transactions between two looks at the clock.
 const STEPS: usize = 16;
@@ -172,18 +172,29 @@ impl Volume {
     /// A part of what is due: condemned in one transaction, which is put on
     /// stable storage; deleted from the store, and only then forgotten. A key
     /// that lapsed is condemned first, so that no commit can name it any more.
-    /// Returns how many went.
+    /// Returns how many went. After a restore they are put aside instead, until
+    /// the operator confirms.
     fn delete_some(&self) -> Result<usize> {
         let mut due = Vec::new();
+        let mut held_back = 0;
         self.change_alone(&mut |edit| {
-            due = self.condemn_due(edit)?;
+            let held = superblock::held_since(edit.view())?.is_some();
+            due = self.condemn_due(edit, held)?;
+            if held {
+                held_back = due.len();
+                for (key, _) in due.drain(..) {
+                    edit.delete(&key);
+                    edit.put_raw(&Keys::held(&key), &[]);
+                }
+            }
             Ok(())
         })?;
-        if !due.is_empty() {
-            // A loss of power must not bring back metadata that names what
-            // the store has not any more.
-            self.engine.sync(self.engine.head())?;
+        if due.is_empty() {
+            return Ok(held_back);
         }
+        // A loss of power must not bring back metadata that names what the
+        // store has not any more.
+        self.engine.sync(self.engine.head())?;
         let mut gone = Vec::with_capacity(due.len());
         for (key, object) in due {
             if let Err(error) = self.blocks.delete(object) {
@@ -203,11 +214,17 @@ impl Volume {
         Ok(gone.len())
     }
 
-    /// What is due, with its key in the queue.
-    fn condemn_due(&self, edit: &mut Edit<'_>) -> Result<Vec<(Vec<u8>, ObjectId)>> {
+    /// What is due, with its key in the queue; what was put aside comes first.
+    fn condemn_due(&self, edit: &mut Edit<'_>, held: bool) -> Result<Vec<(Vec<u8>, ObjectId)>> {
         let mut due = Vec::new();
         let range = self.keys.queue_until(edit.now());
-        for key in edit.view().keys_of(&range, OBJECTS)? {
+        let mut keys = match held {
+            true => Vec::new(),
+            false => edit.view().keys_of(&self.keys.all(Tag::Held), OBJECTS)?,
+        };
+        let room = OBJECTS.saturating_sub(keys.len());
+        keys.extend(edit.view().keys_of(&range, room)?);
+        for key in keys {
             let Some(object) = id_at(&key, 8).map(ObjectId) else { continue };
             match objects::state(edit, object)? {
                 Some(ObjectState::Minted(minted)) => {

@@ -52,6 +52,8 @@ pub(super) enum Tag {
     Tombstone = b'W',
     /// ino | name.
     Xattr = b'X',
+    /// due | object: as [`Tag::Queue`], held back since a restore.
+    Held = b'Y',
     /// ino: no link left.
     Orphan = b'Z',
 }
@@ -167,6 +169,15 @@ impl Keys {
         let Range { from, .. } = self.all(Tag::Queue);
         let to = self.key(Tag::Queue, &[&now.max(0).saturating_add(1).to_be_bytes()]);
         Range { from, to }
+    }
+
+    /// Where a key of the queue waits while nothing is collected.
+    pub(super) fn held(queued: &[u8]) -> Vec<u8> {
+        let mut key = queued.to_vec();
+        if let Some(tag) = key.get_mut(PREFIX_LEN - 1) {
+            *tag = Tag::Held as u8;
+        }
+        key
     }
 
     pub(super) fn inline(&self, ino: Ino) -> Vec<u8> {

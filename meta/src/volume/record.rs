@@ -41,6 +41,9 @@ pub(super) struct Superblock {
     /// 32 bytes: directory order.
     #[prost(bytes = "bytes", tag = "12")]
     pub(super) order_key: Bytes,
+    /// Nanoseconds since 1970 of the latest restore; 0 = never.
+    #[prost(int64, tag = "13")]
+    pub(super) restored_at: i64,
 }
 
 impl std::fmt::Debug for Superblock {

@@ -22,9 +22,12 @@ const FORMAT: u32 = 1;
 /// Incompatible: inodes have access control lists. Who does not know them
 /// would let in whom they keep out.
 pub(super) const INCOMPAT_ACL: u64 = 1 << 0;
+/// Incompatible: nothing is collected until the operator confirms a restore.
+/// Who does not know it would delete objects that are still needed.
+pub(super) const INCOMPAT_HELD: u64 = 1 << 1;
 /// Features this build knows.
 const KNOWN_RO_COMPAT: u64 = 0;
-const KNOWN_INCOMPAT: u64 = INCOMPAT_ACL;
+const KNOWN_INCOMPAT: u64 = INCOMPAT_ACL | INCOMPAT_HELD;
 
 /// What every operation needs of the superblock.
 #[derive(Debug)]
@@ -71,7 +74,32 @@ pub(super) fn epoch(view: View<'_>) -> Result<u64> {
         .map_err(|_| Error::new(Code::EngineFailed, "a damaged epoch record"))
 }
 
-fn check(superblock: Superblock, volume: VolumeId) -> Result<Superblock> {
+/// Since when nothing is collected, in nanoseconds since 1970; `None` when
+/// collection goes on.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn held_since(view: View<'_>) -> Result<Option<i64>> {
+    let superblock = read(view)?;
+    Ok((superblock.incompat & INCOMPAT_HELD != 0).then_some(superblock.restored_at))
+}
+
+/// Collection goes on; true when it was held.
+///
+/// # Errors
+/// `ENGINE_FAILED`.
+pub(super) fn end_hold(edit: &mut Edit<'_>) -> Result<bool> {
+    let key = edit.keys().superblock();
+    let mut superblock = read(edit.view())?;
+    let held = superblock.incompat & INCOMPAT_HELD != 0;
+    if held {
+        superblock.incompat &= !INCOMPAT_HELD;
+        edit.put(&key, &superblock);
+    }
+    Ok(held)
+}
+
+pub(super) fn check(superblock: Superblock, volume: VolumeId) -> Result<Superblock> {
     let unsupported = |what: &str| Err(Error::new(Code::FormatUnsupported, what));
     if superblock.magic != MAGIC {
         return unsupported("this is not the metadata of a volume");
@@ -147,6 +175,7 @@ fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
         handle_key: secret()?,
         number_key: Bytes::copy_from_slice(&number_key),
         order_key: secret()?,
+        restored_at: 0,
     })
 }
 

@@ -11,6 +11,7 @@ mod life;
 mod locks;
 mod model;
 mod rename;
+mod restoring;
 mod rights;
 mod sealing;
 mod sessions;
