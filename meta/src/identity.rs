@@ -74,6 +74,16 @@ impl DataDir {
             let why = format!("a restore into {at} was broken off");
             return Err(Error::new(Code::RestoreUnfinished, why));
         }
+        // Made after the first engine: where it is, there was one.
+        if !self.engine().exists() && self.0.join("grantKey").exists() {
+            let at = self.engine();
+            let why = format!(
+                "this server has had a database and {} is not there; restore a backup, or move \
+                 the whole data directory away to begin anew",
+                at.display()
+            );
+            return Err(Error::new(Code::RestoreUnfinished, why));
+        }
         Ok(())
     }
 

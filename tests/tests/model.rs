@@ -40,7 +40,7 @@ mod faults;
 /// No operation takes longer: a lease, a reconnect, and a busy machine.
 const SLOWEST: Duration = Duration::from_secs(18);
 /// But an append waits for the right to buffer, and meta grants none for a
-/// minute to the sessions of a token of which one left a recall unanswered.
+/// minute to a session that left a recall unanswered, as a stopped mount does.
 const SLOWEST_APPEND: Duration = Duration::from_secs(70);
 /// Operations printed after a failure.
 const SHOWN: usize = 40;
@@ -113,8 +113,8 @@ fn all_of(file: &File) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A mount with a token of its own: what one leaves unanswered is held against
-/// all of its token.
+/// A mount with a token of its own: deaths that follow each other within a
+/// minute are held against their token.
 fn mount_of(cluster: &Cluster) -> Mount {
     cluster.mount("work", &cluster.volume_token("work", &[]))
 }

@@ -110,6 +110,8 @@ struct Inner {
     ended: bool,
     /// A recall was answered later than a lease, because commits were coming.
     was_late: bool,
+    /// Until then it is granted nothing: it left a recall unanswered.
+    distrusted: Option<BootTime>,
 }
 
 /// The recalls of one session.
@@ -213,17 +215,25 @@ impl RecallQueue {
     }
 
     /// Forgets what is over. True when something ran out without an answer, or
-    /// was answered late.
-    pub(super) fn lapse(&self) -> bool {
+    /// was answered late: the session counts as late until `distrusted`.
+    pub(super) fn lapse(&self, distrusted: BootTime) -> bool {
         let mut inner = self.inner.lock();
         let before = inner.open.len();
         inner.open.retain(|_, open| !open.ticket.is_over());
-        std::mem::take(&mut inner.was_late) || inner.open.len() < before
+        let lapsed = std::mem::take(&mut inner.was_late) || inner.open.len() < before;
+        if lapsed {
+            inner.distrusted = Some(distrusted);
+        }
+        lapsed
     }
 
-    /// Has a recall been unanswered for longer than it takes?
+    /// Has a recall been unanswered for longer than it takes, or was one of a
+    /// short time ago?
     pub(super) fn is_late(&self, now: BootTime) -> bool {
         let inner = self.inner.lock();
+        if inner.distrusted.is_some_and(|until| until > now) {
+            return true;
+        }
         inner.open.first_key_value().is_some_and(|(_, open)| now.since(open.since) > PROMPT)
     }
 
@@ -279,8 +289,11 @@ mod tests {
         let before = std::time::Instant::now();
         settled(vec![short]).await;
         assert!(before.elapsed() >= Duration::from_millis(20));
-        assert!(queue.lapse(), "it ran out without an answer");
-        assert!(!queue.lapse());
+        let (now, minute) = (BootTime::now(), Duration::from_secs(60));
+        assert!(!queue.is_late(now));
+        assert!(queue.lapse(now.after(minute)), "it ran out without an answer");
+        assert!(!queue.lapse(now.after(minute)));
+        assert!(queue.is_late(now) && !queue.is_late(now.after(minute)));
         let long = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
         queue.push(recalled(6), Arc::clone(&long));
         queue.end();

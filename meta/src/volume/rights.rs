@@ -35,11 +35,16 @@ const PLACES_MAX: usize = 262_144;
 const CLASSES: usize = 4096;
 /// Rights per volume: some 60 bytes each.
 const KEEPERS_MAX: usize = 1 << 20;
-/// How long the sessions of a token that left a recall unanswered are granted
-/// nothing: others wait for it.
+/// How long a session that left a recall unanswered is granted nothing: others
+/// waited for it.
 const DISTRUST: Duration = Duration::from_secs(60);
+/// Sessions of one token that do so within that time, each after the one
+/// before, until none of the token's is granted anything: a mount that died
+/// does not slow down its like, and who opens session after session to make
+/// others wait cannot go on with it.
+const LAPSES_MAX: u32 = 4;
 /// Tokens that are remembered so; beyond, nobody is granted anything.
-const DISTRUSTED_MAX: usize = 65_536;
+const LAPSED_MAX: usize = 65_536;
 /// For this long after a recall nobody but the one who changed is granted
 /// anything: whoever changes something often is not held up each time.
 const QUIET: Duration = Duration::from_secs(1);
@@ -118,6 +123,13 @@ impl Place {
     }
 }
 
+/// What the sessions of a token have left unanswered.
+#[derive(Clone, Copy, Debug)]
+struct Lapses {
+    count: u32,
+    until: BootTime,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// The stamp of the latest change, by class of inode.
@@ -134,7 +146,7 @@ struct Inner {
     open: Vec<(Option<SessionId>, Arc<Ticket>)>,
     /// Rights granted since the last look, and those found then.
     keepers: usize,
-    distrusted: HashMap<TokenId, BootTime>,
+    lapsed: HashMap<TokenId, Lapses>,
     /// Of the next right to buffer writes. Higher than all of before a restart.
     next_number: u64,
     /// At the last sweep.
@@ -183,7 +195,7 @@ impl Rights {
             unknown_writers: Vec::new(),
             open: Vec::new(),
             keepers: 0,
-            distrusted: HashMap::new(),
+            lapsed: HashMap::new(),
             next_number: first_number,
             had_writers: false,
         };
@@ -299,18 +311,24 @@ impl Rights {
     /// Looks for recalls that ran out without an answer, and forgets what is
     /// over.
     pub(super) fn sweep(&self, sessions: &[Arc<Session>]) {
-        let lapsed = |session: &&Arc<Session>| {
-            session.recalls.as_ref().is_some_and(|recalls| recalls.lapse())
-        };
-        let late: Vec<TokenId> =
-            sessions.iter().filter(lapsed).map(|session| session.token_id()).collect();
         let now = BootTime::now();
+        let until = now.after(DISTRUST);
+        let lapsed = |session: &&Arc<Session>| {
+            session.recalls.as_ref().is_some_and(|recalls| recalls.lapse(until))
+        };
+        let mut late: Vec<TokenId> =
+            sessions.iter().filter(lapsed).map(|session| session.token_id()).collect();
         let mut inner = self.inner.lock();
-        inner.distrusted.retain(|_, until| *until > now);
+        inner.lapsed.retain(|_, lapses| lapses.until > now);
+        late.sort_unstable();
+        // Those of one machine that died lapse together, and count as one.
+        late.dedup();
         for token in late {
             tracing::info!(%token, "a recall was not answered in time");
-            if inner.distrusted.len() < DISTRUSTED_MAX {
-                inner.distrusted.insert(token, now.after(DISTRUST));
+            if inner.lapsed.len() < LAPSED_MAX || inner.lapsed.contains_key(&token) {
+                let lapses = inner.lapsed.entry(token).or_insert(Lapses { count: 0, until });
+                lapses.count += 1;
+                lapses.until = until;
             }
         }
         let mut keepers = 0;
@@ -337,9 +355,9 @@ impl Rights {
             return None;
         }
         let inner = self.inner.lock();
-        let token = session.token_id();
-        let distrusted = inner.distrusted.get(&token).is_some_and(|until| *until > now);
-        if distrusted || inner.distrusted.len() >= DISTRUSTED_MAX {
+        let lapses = inner.lapsed.get(&session.token_id()).filter(|lapses| lapses.until > now);
+        let distrusted = lapses.is_some_and(|lapses| lapses.count >= LAPSES_MAX);
+        if distrusted || inner.lapsed.len() >= LAPSED_MAX {
             return None;
         }
         let rights = self;

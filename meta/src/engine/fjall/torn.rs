@@ -7,7 +7,7 @@
 //! were synced when they were closed) is cut there before fjall sees it.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufReader, ErrorKind, Read, Result as IoResult};
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,38 @@ const ITEM_LEN: usize = 1 + 1 + 8 + 2 + 4 + 4;
 /// Behind the tag of an end: checksum of the items, a magic.
 const END_LEN: usize = 8 + 4;
 
+/// What fjall's `lock` and `version` files are called, and what the latter
+/// holds in the format that is known here.
+const LOCK: &str = "lock";
+const VERSION: &str = "version";
+const KNOWN_VERSION: &[u8] = b"FJL\x03";
+
 /// Cuts the newest journal in `dir` behind its last whole batch, unless it
-/// ends there in zeros or at its end anyway.
+/// ends there in zeros or at its end anyway. A database of another format, or
+/// one that is not complete, is left as it is.
 ///
 /// # Errors
-/// `ENGINE_FAILED`.
+/// `ENGINE_FAILED`, also when a process has the database open: what it is
+/// writing at the moment would look torn.
 pub(super) fn cut(dir: &Path) -> Result<()> {
     let failed = |e| Error::new(Code::EngineFailed, "reading the journal failed").caused_by(e);
+    if std::fs::read(dir.join(VERSION)).is_ok_and(|version| version != KNOWN_VERSION) {
+        return Ok(());
+    }
+    let lock = match File::options().read(true).write(true).open(dir.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    // Until the end of this; fjall then takes it anew, or is refused.
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let why = "the metadata database is in use by another process";
+            return Err(Error::new(Code::EngineFailed, why));
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
     let Some(path) = newest(dir).map_err(failed)? else { return Ok(()) };
     let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
     let (end, torn) = whole(&file).map_err(failed)?;

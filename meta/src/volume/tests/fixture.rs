@@ -120,6 +120,12 @@ impl Fixture {
         self.client_of(NewSession { recalls: true, write_rights: true, ..new })
     }
 
+    /// A writer with a token that others have too.
+    pub(super) fn writer_of(&self, token_id: TokenId) -> Client {
+        let new = NewSession { token_id, ..new_session("/", v1::Flags::default()) };
+        self.client_of(NewSession { recalls: true, write_rights: true, ..new })
+    }
+
     pub(super) fn client_of(&self, new: NewSession) -> Client {
         let opened = self.volume.open_session(new).unwrap();
         let generation = self.volume.attach(opened.id).unwrap().generation;

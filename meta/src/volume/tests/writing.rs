@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use flexfs_common::ids::TokenId;
 use flexfs_common::{Code, limits};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
@@ -27,9 +28,13 @@ struct Written {
 }
 
 fn create(client: &Client, name: &str) -> Written {
+    create_in(client, &client.root, name)
+}
+
+fn create_in(client: &Client, dir: &[u8], name: &str) -> Written {
     let entry = client
         .make(v1::Make {
-            parent: client.root.clone(),
+            parent: dir.to_vec(),
             name: name.as_bytes().to_vec(),
             kind: v1::FileKind::Regular as i32,
             mode: 0o644,
@@ -197,6 +202,42 @@ fn a_holder_that_is_silent_loses_the_right_and_what_it_still_has() {
         // What its programs write now, they wait for.
         let now = Written { right: 0, ..file };
         assert_eq!(arrive(&one, &now, b"now").unwrap().size, 3);
+    });
+}
+
+/// A mount that has died does not slow down those of its token; who makes
+/// others wait with session after session is stopped.
+#[test]
+fn who_is_silent_is_granted_nothing_and_its_like_only_when_it_happens_often() {
+    on_each_engine(|fixture| {
+        // A directory each: nobody keeps what another changes.
+        let plain = fixture.client();
+        let dirs = ["like", "1", "2", "3", "4"];
+        dirs.iter().for_each(|dir| drop(plain.mkdir(&plain.root, dir).unwrap()));
+        let token = TokenId::random();
+        let (like, other) = (fixture.writer_of(token), writer(fixture));
+        let own = |client: &Client, dir: &str| {
+            let dir = client.walk(dir).unwrap().handle;
+            client.create(&dir, "own").unwrap().handle
+        };
+        let is_granted =
+            |client: &Client, file: &[u8]| client.getattr(file).unwrap().cache_millis > 0;
+        let of_like = own(&like, "like");
+        for round in 1..=4 {
+            let silent = fixture.writer_of(token);
+            let dir = round.to_string();
+            let of_silent = own(&silent, &dir);
+            assert!(is_granted(&silent, &of_silent), "round {round}");
+            let file = create_in(&silent, &silent.walk(&dir).unwrap().handle, "f");
+            let theirs = other.walk(&dir).unwrap().handle;
+            let asked = Box::pin(begin(&other, lookup(&theirs, "f")));
+            recall_of(&silent, file.ino);
+            lease_ends(&silent, file.ino);
+            drop(runtime().block_on(asked));
+            fixture.volume.tick().unwrap();
+            assert!(!is_granted(&silent, &of_silent), "round {round}");
+            assert_eq!(is_granted(&like, &of_like), round < 4, "round {round}");
+        }
     });
 }
 
