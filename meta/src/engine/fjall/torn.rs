@@ -165,3 +165,43 @@ impl Batches<'_> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::engine::fjall::FjallEngine;
+
+    /// What a server is writing at the moment looks like a torn batch to
+    /// another process.
+    #[test]
+    fn the_journal_of_a_database_in_use_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = FjallEngine::open(dir.path()).unwrap();
+        let put = |txn: &mut dyn crate::engine::Txn| {
+            txn.put(b"a", b"1");
+            Ok(())
+        };
+        engine.transact(&mut { put }).unwrap();
+        let path = newest(dir.path()).unwrap().unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let looked_through = || whole(&File::open(&path).unwrap()).unwrap();
+        let (end, torn) = looked_through();
+        assert!(!torn && end > 0);
+        file.write_all_at(&[START, 7], end).unwrap();
+        let before = file.metadata().unwrap().len();
+        assert_eq!(looked_through(), (end, true));
+        assert_eq!(cut(dir.path()).unwrap_err().code(), Code::EngineFailed);
+        assert_eq!(FjallEngine::open(dir.path()).unwrap_err().code(), Code::EngineFailed);
+        assert_eq!(file.metadata().unwrap().len(), before);
+        drop(engine);
+        std::fs::write(dir.path().join(VERSION), b"FJL\x09").unwrap();
+        cut(dir.path()).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), before, "another format");
+        std::fs::write(dir.path().join(VERSION), KNOWN_VERSION).unwrap();
+        cut(dir.path()).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), end);
+    }
+}

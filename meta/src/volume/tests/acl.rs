@@ -523,11 +523,10 @@ fn a_list_is_recalled_from_others_before_its_change_returns() {
             (fixture.keeper("/", v1::Flags::default()), fixture.keeper("/", v1::Flags::default()));
         // Whoever makes a directory keeps its names: this one keeps nothing.
         let plain = fixture.client();
-        let [listed, masked] = ["listed", "masked"].map(|name| {
+        for name in ["listed", "masked"] {
             plain.mkdir(&plain.root, name).unwrap();
-            name
-        });
-        let [listed, masked] = [listed, masked].map(|name| one.walk(name).unwrap());
+        }
+        let [listed, masked] = ["listed", "masked"].map(|name| one.walk(name).unwrap());
         let made = one.create(&one.root, "f").unwrap();
         let text = "u::7,u:10:0,g::5,m::5,o::5";
         set_acl(&one, &masked.handle, ACCESS, text).unwrap();
