@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,15 @@ const BLOCKS: usize = 640 * 1024;
 /// Seed and length.
 type Contents = (u64, usize);
 
+/// The seed, and noise from a place that goes with it: made once, since the
+/// load is to burden the servers and not this test.
 fn bytes((seed, len): Contents) -> Vec<u8> {
-    Noise::new(seed).bytes(len)
+    const PLACES: usize = 1 << 16;
+    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| Noise::new(1).bytes(PLACES + BLOCKS));
+    let place = seed.wrapping_mul(7919) as usize % PLACES;
+    let mut bytes = NOISE[place..][..len].to_vec();
+    bytes.iter_mut().zip(seed.to_le_bytes()).for_each(|(byte, seed)| *byte = seed);
+    bytes
 }
 
 fn record(who: char, number: u64) -> Vec<u8> {
@@ -99,7 +106,7 @@ struct Known {
 }
 
 impl Known {
-    fn check(&self, who: char, mount: &Path) {
+    fn check(&self, (point, who): (&str, char), mount: &Path) {
         let dir = mount.join(who.to_string());
         let there: BTreeMap<String, Vec<u8>> = fs::read_dir(&dir)
             .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
@@ -120,14 +127,14 @@ impl Known {
             let found = there.get(name);
             let len = found.map(Vec::len);
             let is_right = may_be.iter().any(|may_be| may_be.is(found));
-            assert!(is_right, "{who}/{name}: {len:?} bytes are none of {may_be:?}");
+            assert!(is_right, "{point}: {who}/{name}: {len:?} bytes are none of {may_be:?}");
         }
     }
 }
 
 /// The records of everybody: whole, each once, in order, and all of those that
 /// were synced.
-fn check_shared(mount: &Path, lives: &[(char, Known)]) {
+fn check_shared(mount: &Path, (point, lives): (&str, &[(char, Known)])) {
     let mut text = Vec::new();
     File::open(mount.join(SHARED)).unwrap().read_to_end(&mut text).unwrap();
     let mut found: BTreeMap<char, Vec<u64>> = BTreeMap::new();
@@ -136,20 +143,23 @@ fn check_shared(mount: &Path, lives: &[(char, Known)]) {
         let number = std::str::from_utf8(line.get(2..22).unwrap_or_default()).ok();
         let number = number.and_then(|number| number.parse().ok());
         let whole = number.is_some_and(|number| line == record(who, number));
-        assert!(whole, "record {place} is torn: {:?}", String::from_utf8_lossy(line));
+        assert!(whole, "{point}: record {place} is torn: {:?}", String::from_utf8_lossy(line));
         found.entry(who).or_default().extend(number);
     }
     for (who, known) in lives {
         let found = found.remove(who).unwrap_or_default();
-        assert!(found.is_sorted_by(|one, next| one < next), "{who}: twice or mixed: {found:?}");
+        assert!(
+            found.is_sorted_by(|one, next| one < next),
+            "{point}: {who}: twice or mixed: {found:?}"
+        );
         let found: BTreeSet<u64> = found.into_iter().collect();
         let lost: Vec<_> = known.appended.difference(&found).collect();
-        assert!(lost.is_empty(), "{who}: synced appends are lost: {lost:?}");
+        assert!(lost.is_empty(), "{point}: {who}: synced appends are lost: {lost:?}");
         let others =
             found.iter().find(|n| !known.appended.contains(n) && !known.buffered.contains(n));
-        assert_eq!(others, None, "{who}: nobody appended it");
+        assert_eq!(others, None, "{point}: {who}: nobody appended it");
     }
-    assert!(found.is_empty(), "records of nobody: {found:?}");
+    assert!(found.is_empty(), "{point}: records of nobody: {found:?}");
 }
 
 /// Who works in a directory of its own, and appends to the shared file.
@@ -335,14 +345,15 @@ fn start() -> (Cluster, Token) {
 }
 
 /// All that everybody knows, on a mount that has nothing cached.
-fn check(cluster: &Cluster, token: &Token, lives: &[(char, Known)]) {
+fn check(cluster: &Cluster, token: &Token, (point, lives): (&str, &[(char, Known)])) {
     let fresh = cluster.mount("work", token);
     for (who, known) in lives {
-        known.check(*who, fresh.dir());
+        known.check((point, *who), fresh.dir());
     }
-    check_shared(fresh.dir(), lives);
+    check_shared(fresh.dir(), (point, lives));
     fresh.stop();
-    cluster.verify_clean();
+    let verify = cluster.run("meta.flexfs", &["verify"]);
+    assert!(verify.succeeded(), "{point}: {}{}", verify.stdout, verify.stderr);
 }
 
 /// A mount that begins while meta is to die; it may fail.
@@ -362,7 +373,6 @@ fn meta_dies_at(points: &[&str]) {
     let (one, two) = (cluster.mount("work", &token), cluster.mount("work", &other));
     let mut lives = vec![('a', Known::default()), ('b', Known::default())];
     for point in points {
-        eprintln!("meta dies at {point}");
         cluster.stop_meta();
         cluster.restart_meta_to_die_at(point);
         let loads: Vec<_> = lives
@@ -384,7 +394,7 @@ fn meta_dies_at(points: &[&str]) {
             let run = within("mount.flexfs start ends", COMMAND, || start.join().unwrap());
             assert_eq!(run.succeeded(), mount.is_mounted(), "{}", run.stderr);
         }
-        check(&cluster, &third, &lives);
+        check(&cluster, &third, (point, &lives));
     }
 }
 
@@ -393,7 +403,6 @@ fn a_mount_dies_at(points: &[&str]) {
     let two = cluster.mount("work", &token);
     let mut lives = vec![('b', Known::default())];
     for (point, who) in points.iter().zip('c'..) {
-        eprintln!("a mount dies at {point}");
         let own = cluster.volume_token("work", &[]);
         let (daemon, one) = cluster.mount_to_die_at(point, "work", &own);
         let load = Load::start(one.dir(), who, Known::default());
@@ -411,7 +420,7 @@ fn a_mount_dies_at(points: &[&str]) {
         let limit = limits::LEASE + limits::LEASE_MARGIN + BUSY;
         assert!(known.slowest < limit, "{point}: the other mount waited {:?}", known.slowest);
         lives.insert(0, ('b', known));
-        check(&cluster, &own, &lives);
+        check(&cluster, &own, (point, &lives));
     }
 }
 
