@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod duration;
 pub mod error;
 pub mod exit;
+pub mod failpoint;
 pub mod flags;
 pub mod frame;
 pub mod home;

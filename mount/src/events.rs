@@ -133,6 +133,7 @@ async fn give_up_writes(fs: &Arc<FileSystem>, recall: &v1::Recall) {
     let inos: Vec<Ino> = recall.write_inos.iter().copied().map(Ino).collect();
     fs.freshness().recalled(inos.iter().map(|ino| fs.inodes().kernel_ino(ino.0)));
     fs.data().give_up_writes(Some(&inos)).await;
+    flexfs_common::failpoint!("mount-recall-flushed");
 }
 
 /// Other flags are in force. Answers given under the old ones are not used

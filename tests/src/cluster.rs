@@ -20,12 +20,16 @@ use crate::postgres::Postgres;
 use crate::process::{COMMAND, Daemon, Run, bin_dir, processes_of, tail};
 use crate::scan::Secrets;
 use crate::tools::big;
+use crate::wait::wait_until;
 
 /// After this long everything of a test is killed, so that a system call that
 /// hangs on a mount ends and the test fails.
 fn test_limit() -> Duration {
     Duration::from_secs(if big() { 7200 } else { 400 })
 }
+
+/// Where a program of a debug build kills itself (`flexfs_common::failpoint`).
+const FAILPOINT: &str = "FLEXFS_FAILPOINT";
 
 /// A token as its owner has it.
 #[derive(Clone, Debug)]
@@ -410,14 +414,26 @@ impl Cluster {
     }
 
     fn start_meta(&mut self) {
+        self.launch_meta(None);
+    }
+
+    /// Starts meta; one that is to die at a failpoint may do so before it is
+    /// seen to serve.
+    fn launch_meta(&mut self, failpoint: Option<&str>) {
         let mut command = self.program("meta.flexfs");
         command
             .args(["start", "--foreground", "--bindAddr", &self.meta_address])
             .args(self.verbose.then_some("--verbose"))
-            .args(&self.meta_arguments);
+            .args(&self.meta_arguments)
+            .envs(failpoint.map(|point| (FAILPOINT, point)));
         let mut daemon = Daemon::start(&mut command, &self.log("meta"));
         let (run, address) = (self.home.join("meta/run"), self.meta_address.clone());
-        daemon.wait_ready("meta", || serves(&run, &address));
+        match failpoint {
+            None => daemon.wait_ready("meta", || serves(&run, &address)),
+            Some(_) => wait_until("meta is ready", Duration::from_secs(60), || {
+                serves(&run, &address) || daemon.was_killed()
+            }),
+        }
         self.meta = Some(daemon);
     }
 
@@ -483,6 +499,36 @@ impl Cluster {
     /// Starts meta again, on the same address.
     pub fn restart_meta(&mut self) {
         self.start_meta();
+    }
+
+    /// Starts meta again, to kill itself at this failpoint: `name` or
+    /// `name:nth`.
+    pub fn restart_meta_to_die_at(&mut self, failpoint: &str) {
+        self.launch_meta(Some(failpoint));
+    }
+
+    /// Has meta died of SIGKILL by itself?
+    ///
+    /// # Panics
+    /// When it was not started, or ended otherwise.
+    #[must_use]
+    pub fn meta_was_killed(&self) -> bool {
+        self.meta.as_ref().expect("meta was started").was_killed()
+    }
+
+    /// Mounts in the foreground, with a daemon that kills itself at this
+    /// failpoint.
+    #[track_caller]
+    pub fn mount_to_die_at(&self, failpoint: &str, volume: &str, token: &Token) -> (Daemon, Mount) {
+        let (init, creds) = self.init_mount(volume, token);
+        init.ok();
+        let mount = self.mounted(self.new_mount_point(), creds);
+        let mut command = self.program("mount.flexfs");
+        command.env(FAILPOINT, failpoint).args(["start", "--foreground", volume]).arg(mount.dir());
+        command.arg("--credsFile").arg(mount.creds());
+        let mut daemon = Daemon::start(&mut command, &self.log("failing-mount"));
+        daemon.wait_ready("the mount", || mount.is_mounted());
+        (daemon, mount)
     }
 
     /// `meta.flexfs verify` finds nothing.

@@ -195,6 +195,18 @@ impl Daemon {
         assert_eq!(code, 0, "after SIGTERM\n{}", tail(&self.log));
     }
 
+    /// Has it died of SIGKILL?
+    ///
+    /// # Panics
+    /// When it ended otherwise.
+    #[must_use]
+    pub fn was_killed(&self) -> bool {
+        let code = self.process.ended();
+        let killed = code == Some(128 + Signal::KILL.as_raw());
+        assert!(code.is_none() || killed, "it ended with {code:?}\n{}", tail(&self.log));
+        killed
+    }
+
     fn wait_end(&self) -> i32 {
         wait_for("the daemon ends", Duration::from_secs(30), || self.process.ended())
     }

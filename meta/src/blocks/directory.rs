@@ -198,7 +198,9 @@ impl NewObject {
     pub fn finish(mut self) -> Result<()> {
         let object = self.object;
         let failed = |e: io::Error| unavailable(object, e);
+        flexfs_common::failpoint!("meta-store-written");
         self.file.sync_all().map_err(failed)?;
+        flexfs_common::failpoint!("meta-store-synced");
         let dir = self.path.parent().unwrap_or(&self.path);
         make_dir(dir).map_err(failed)?;
         match place(&self.temporary, &self.path) {
@@ -207,6 +209,7 @@ impl NewObject {
             Err(e) => return Err(failed(e)),
         }
         self.placed = true;
+        flexfs_common::failpoint!("meta-store-renamed");
         sync_dir(dir).map_err(failed)
     }
 }

@@ -194,7 +194,9 @@ impl Volume {
         }
         // A loss of power must not bring back metadata that names what the
         // store has not any more.
+        flexfs_common::failpoint!("meta-collect-condemned");
         self.engine.sync(self.engine.head())?;
+        flexfs_common::failpoint!("meta-collect-synced");
         let mut gone = Vec::with_capacity(due.len());
         for (key, object) in due {
             if let Err(error) = self.blocks.delete(object) {
@@ -204,6 +206,7 @@ impl Volume {
             }
             gone.push((key, object));
         }
+        flexfs_common::failpoint!("meta-collect-deleted");
         self.change_alone(&mut |edit| {
             for (key, object) in &gone {
                 edit.delete(key);

@@ -281,10 +281,12 @@ impl Volume {
             work = Work::default();
             Self::undo_abandoned(edit, &abandoned)?;
             self.change_in(frame, edit, ops, &mut work);
+            flexfs_common::failpoint!("meta-commit-before");
             Ok(())
         });
         match result {
             Ok(committed) => {
+                flexfs_common::failpoint!("meta-commit-after");
                 let ops = (ops, work.answered);
                 self.answer(frame, ops, committed, writer, done);
                 work.step

@@ -157,6 +157,7 @@ impl Volume {
             made = Some((row, attr(root, &edit.view().inode_named(root)?)));
             Ok(())
         })?;
+        flexfs_common::failpoint!("meta-session-opened");
         let (row, root_attr) = made.ok_or_else(|| Error::bare(Code::Internal))?;
         let session = self.adopt(row, Arrived { id, key: key.clone(), recovered: false })?;
         drop(writer);

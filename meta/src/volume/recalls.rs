@@ -162,6 +162,7 @@ impl RecallQueue {
             inner.open.insert(id, Open { recalled, ticket, since: BootTime::now() });
             inner.to_send.push_back(id);
         }
+        flexfs_common::failpoint!("meta-recall-queued");
         self.wake.notify_waiters();
     }
 
@@ -209,6 +210,7 @@ impl RecallQueue {
             if let Some(open) = inner.open.remove(id) {
                 let took = BootTime::now().since(open.since);
                 inner.was_late |= took > limits::LEASE + limits::LEASE_MARGIN;
+                flexfs_common::failpoint!("meta-recall-answered");
                 open.ticket.done.cancel();
             }
         }

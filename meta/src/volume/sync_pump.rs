@@ -61,6 +61,7 @@ impl SyncPump {
                 std::mem::take(&mut state.waiting)
             };
             let latest = waiting.iter().map(|(version, _)| *version).max().unwrap_or_default();
+            flexfs_common::failpoint!("meta-sync-before");
             let done = match self.engine.sync(latest) {
                 Ok(()) => true,
                 Err(error) => {
@@ -68,6 +69,7 @@ impl SyncPump {
                     false
                 }
             };
+            flexfs_common::failpoint!("meta-sync-after");
             for (_, sender) in waiting {
                 // A waiter that went away needs no answer.
                 let _ = sender.send(done);

@@ -131,7 +131,9 @@ impl FileData {
 
     async fn commit(&self, base: &Base, commit: v1::CommitData) -> Result<Option<v1::Attr>> {
         let body = v1::op::Body::CommitData(commit);
-        match self.core.session.call(base.writer.caller.clone(), body).await? {
+        let result = self.core.session.call(base.writer.caller.clone(), body).await?;
+        flexfs_common::failpoint!("mount-commit-after");
+        match result {
             v1::reply::Result::Attr(attr) => Ok(Some(attr)),
             v1::reply::Result::Empty(_) => Ok(None),
             _ => Err(Error::new(Code::ProtocolInvalid, "not the answer to CommitData")),

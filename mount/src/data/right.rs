@@ -169,6 +169,7 @@ impl FileData {
             state.right.under
         };
         drop(used);
+        flexfs_common::failpoint!("mount-recall-received");
         let until = Instant::now() + SEND_MAX;
         loop {
             let Err(error) = self.flush_now(How::ALL).await else { break };

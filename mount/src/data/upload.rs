@@ -31,8 +31,12 @@ impl Core {
         let mut attempt = 1;
         loop {
             let minted = self.mint.take(more).await?;
+            flexfs_common::failpoint!("mount-put-before");
             match self.transfer.put(minted.object, &minted.url, stored.clone()).await {
-                Ok(()) => return Ok(Uploaded { object: minted.object, stored_len }),
+                Ok(()) => {
+                    flexfs_common::failpoint!("mount-put-after");
+                    return Ok(Uploaded { object: minted.object, stored_len });
+                }
                 // A URL that ran out, and a lost answer after which the key
                 // exists already, end with the next key.
                 Err(error)
