@@ -2,7 +2,7 @@
 //!
 //! redb alone either syncs every commit or keeps it in memory only; the trait
 //! wants a commit handed to the operating system at once and syncs that are
-//! shared. So every transaction is first one record of [`journal`], then a
+//! shared. So every transaction is first one record of `journal`, then a
 //! commit of redb in memory. Now and then a durable commit of redb makes the
 //! journal superfluous, and it begins anew; opening replays what is left.
 //!
