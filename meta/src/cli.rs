@@ -39,10 +39,13 @@ enum Command {
     /// Delete what is no longer needed from the block stores.
     #[command(after_help = "Example:\n  meta.flexfs gc --confirmRestore")]
     Gc(Gc),
-    /// Write a backup of the database into a new file.
+    /// Write a backup of the database into a new file, also beside a running
+    /// server. The file is like a key: keep it as one.
     #[command(after_help = "Example:\n  meta.flexfs backup /var/backups/meta-monday")]
     Backup(BackupFile),
-    /// Fill an empty data directory from a backup.
+    /// Fill an empty data directory from a backup, while no server runs.
+    /// Nothing is deleted from the block stores afterwards until
+    /// `gc --confirmRestore`.
     #[command(after_help = "Example:\n  meta.flexfs restore /var/backups/meta-monday")]
     Restore(BackupFile),
     /// Print the version.
@@ -165,7 +168,7 @@ pub struct Gc {
 /// Arguments of `backup` and `restore`.
 #[derive(Debug, Args)]
 pub struct BackupFile {
-    /// The file.
+    /// The backup's file: made by `backup`, read by `restore`.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Everything else as for `status`.

@@ -284,6 +284,20 @@ mod tests {
 
     use super::*;
 
+    /// An empty engine in place of one that is gone would be served as if
+    /// there had never been a file.
+    #[test]
+    fn an_engine_that_is_gone_is_not_replaced_by_an_empty_one() {
+        let base = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&base.path().join("data")).unwrap();
+        data.need_whole().unwrap();
+        std::fs::create_dir(data.engine()).unwrap();
+        data.key("grantKey").unwrap();
+        data.need_whole().unwrap();
+        std::fs::remove_dir(data.engine()).unwrap();
+        assert_eq!(data.need_whole().unwrap_err().code(), Code::RestoreUnfinished);
+    }
+
     #[test]
     fn what_a_server_is_survives_a_restart() {
         let base = tempfile::tempdir().unwrap();

@@ -74,12 +74,19 @@ fn fill(local: &Local, file: &File, temporary: &Path) -> Result<Summary> {
 
 /// Gives the file its name, unless something has it.
 fn give_name(temporary: &Path, path: &Path) -> Result<()> {
-    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+    let renamed = renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE);
+    let renamed = match renamed.map_err(std::io::Error::from) {
+        // Not every file system has it (NFS, 9p): a second name, then, and the
+        // first one away.
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            std::fs::hard_link(temporary, path).and_then(|()| std::fs::remove_file(temporary))
+        }
+        other => other,
+    };
+    match renamed {
         Ok(()) => {}
-        Err(e) => match std::io::Error::from(e) {
-            e if e.kind() == ErrorKind::AlreadyExists => return Err(exists(path)),
-            e => return Err(cannot_write(path, e)),
-        },
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(exists(path)),
+        Err(e) => return Err(cannot_write(path, e)),
     }
     let dir = path.parent().unwrap_or(path);
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| cannot_write(path, e))

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use flexfs_common::daemon::RunFile;
 use flexfs_common::{Code, Error, Result};
+use rustix::fs::{Mode, OFlags};
 
 use super::local::Local;
 use crate::backup::{Summary, load};
@@ -26,8 +27,11 @@ pub fn restore(arguments: &BackupFile) -> Result<()> {
     let path = absolute(&arguments.file)?;
     // Held to the end: neither a server nor another restore comes in between.
     let _run = RunFile::acquire(&local.run)?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let file = File::open(&path).map_err(|e| match e.kind() {
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    // What is no file is not waited for: a FIFO may have no writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&path, flags, Mode::empty()).map(File::from);
+    let file = opened.map_err(std::io::Error::from).map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
             Error::new(Code::BackupNotFound, format!("{} is not there", path.display()))
         }
