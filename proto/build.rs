@@ -17,6 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".flexfs.v1.BytesValue.value")
         .bytes(".flexfs.v1.ExtentMap.inline_data")
         .bytes(".flexfs.v1.CommitData.inline_data")
+        .bytes(".flexfs.v1.HeldMake.handle")
+        .bytes(".flexfs.v1.HeldMake.inline_data")
+        .bytes(".flexfs.v1.MintedInode.handle")
         .skip_debug([".flexfs.v1.SecretText", ".flexfs.v1.SecretBytes"])
         .compile_fds(descriptors)?;
     Ok(())

@@ -59,6 +59,8 @@ mod armed {
         "mount-put-before",
         "mount-put-after",
         "mount-commit-after",
+        "mount-make-before",
+        "mount-make-after",
         "mount-recall-received",
         "mount-recall-flushed",
     ];

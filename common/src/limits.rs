@@ -79,6 +79,17 @@ pub const SESSION_HEARTBEAT: Duration = Duration::from_secs(2);
 pub const LEASE: Duration = Duration::from_secs(10);
 /// What meta waits beyond a lease before it passes something on.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
+/// How long a mount may make files in a directory and tell meta later, after
+/// it has made the directory: most of what a directory ever holds comes to it
+/// soon, and a restarted meta need ask nobody about older ones.
+pub const MAKE_RIGHT: Duration = Duration::from_secs(300);
+/// What meta waits beyond that: what was made last arrives within it.
+pub const MAKE_RIGHT_MARGIN: Duration = Duration::from_secs(60);
+/// Numbers of inodes that a session has ahead at most.
+pub const INODES_AHEAD_MAX: usize = 1024;
+/// Part of a volume's free inodes that is given out ahead at once: one in so
+/// many.
+pub const INODES_AHEAD_PART: u64 = 100;
 /// How long handles and unlinked-open files of a silent session are kept.
 pub const SESSION: Duration = Duration::from_secs(3600);
 /// How long a meta goes on without admin.

@@ -5,13 +5,16 @@ pub const VERSION: u32 = 1;
 /// The oldest protocol version this build speaks.
 pub const VERSION_MIN: u32 = 1;
 /// Features this build knows; a session has those that both sides know.
-pub const FEATURES: &[&str] = &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL];
+pub const FEATURES: &[&str] = &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS];
 /// The mount answers recalls: without, it is granted nothing to keep.
 pub const RECALL: &str = "recall";
 /// A live session can be moved to another secret of its token.
 pub const REAUTHENTICATE: &str = "reauthenticate";
 /// The mount buffers writes only under a right that meta has granted it.
 pub const WRITE_RIGHTS: &str = "write-rights";
+/// The mount makes files in directories to which it has the right, and tells
+/// meta later.
+pub const MAKE_RIGHTS: &str = "make-rights";
 /// The mount's kernel checks access control lists as well. A session has it
 /// where the volume has them and the kernel knows the ids that meta acts for;
 /// a mount without keeps no names of directories with a list.

@@ -190,6 +190,7 @@ impl Bench {
                 honours: v1::Flags::default(),
                 recalls: false,
                 write_rights: false,
+                make_rights: false,
                 acls: false,
                 host_name: "host".into(),
                 dir: "/mnt".into(),

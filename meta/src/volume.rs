@@ -20,6 +20,7 @@ mod lifecycle;
 mod lock_wait;
 mod locks;
 mod name_order;
+mod numbers_ahead;
 mod objects;
 mod operation;
 mod ops;

@@ -26,6 +26,7 @@ mod extents;
 mod failures;
 mod file;
 mod flush;
+mod held;
 mod mapping;
 mod mint;
 mod prefetch;
@@ -42,6 +43,8 @@ use blocks::Blocks;
 use budget::Budget;
 use file::FileState;
 use flush::How;
+use held::HeldFiles;
+pub use held::{HeldFile, Which};
 use mint::Mint;
 use transfer::Transfer;
 
@@ -88,6 +91,8 @@ pub(crate) struct Core {
     stop: CancellationToken,
     files: Mutex<Files>,
     dirty_files: Mutex<HashMap<Ino, Arc<FileData>>>,
+    /// Files that meta does not know of yet.
+    held: HeldFiles,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +166,7 @@ impl DataPlane {
             stop: CancellationToken::new(),
             files: Mutex::new(Files { by_ino: HashMap::new(), sweep_at: IDLE_FILES_MAX }),
             dirty_files: Mutex::new(HashMap::new()),
+            held: HeldFiles::default(),
         });
         tokio::spawn(background::run(Arc::downgrade(&core)));
         Ok(Arc::new(DataPlane { core }))
@@ -288,11 +294,15 @@ impl DataPlane {
         }
     }
 
-    /// The right to buffer writes is taken back, of one file or of all: ends
-    /// when everything that was written before has left this mount.
+    /// The right to buffer writes is taken back, of files or of all, and that to
+    /// make files in directories: ends when everything that was written and
+    /// made before has left this mount.
     pub async fn give_up_writes(&self, inos: Option<&[Ino]>) {
         let files: Vec<_> = match inos {
-            Some(inos) => inos.iter().filter_map(|ino| self.get(*ino)).collect(),
+            Some(inos) => {
+                let made = inos.iter().flat_map(|dir| self.core.held.files(Which::In(*dir)));
+                inos.iter().copied().chain(made).filter_map(|ino| self.get(ino)).collect()
+            }
             None => self.core.files.lock().by_ino.values().cloned().collect(),
         };
         let all = files.into_iter().map(FileData::give_up_writes);
@@ -439,8 +449,9 @@ impl FileData {
     /// Drops what is written and cached; `error` is told to every open.
     fn discard(self: &Arc<Self>, error: Option<&Error>) -> u64 {
         let mut state = self.state.lock();
+        let was_held = state.held.is_some();
         let lost = state.discard();
-        if lost > 0
+        if (lost > 0 || was_held)
             && let Some(error) = error
         {
             state.failures.record(error);
@@ -449,6 +460,7 @@ impl FileData {
         let excess = state.settle();
         drop(state);
         self.core.budget.release(excess);
+        self.core.held.forget(self.ino);
         self.core.mark_clean(self);
         lost
     }

@@ -127,6 +127,7 @@ fn is_of_writes(recall: &v1::Recall) -> bool {
 async fn give_up_writes(fs: &Arc<FileSystem>, recall: &v1::Recall) {
     if recall.all_writes {
         fs.freshness().recalled_all();
+        fs.give_up_numbers();
         fs.data().give_up_writes(None).await;
         return;
     }

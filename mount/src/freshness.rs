@@ -21,6 +21,15 @@ pub struct Stamp {
     changes: u64,
 }
 
+impl Stamp {
+    /// As this, though an operation of this mount has changed the inode since,
+    /// by what its answer or its maker knows.
+    #[must_use]
+    pub fn after_own(self, own: Stamp) -> Stamp {
+        Stamp { recalls: self.recalls, changes: own.changes }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     recalled: u64,

@@ -22,6 +22,7 @@ mod acl;
 mod attr;
 mod dir;
 mod file;
+mod held;
 mod io;
 mod lock;
 mod name;
@@ -61,6 +62,7 @@ pub struct FileSystem {
     kernel: OnceLock<Arc<dyn KernelCaches>>,
     freshness: Freshness,
     whole: WholeDirectories,
+    numbers: Arc<held::Numbers>,
     /// It was mounted so that the kernel checks permissions.
     mounted_with_checks: bool,
     /// And access control lists.
@@ -130,6 +132,7 @@ impl FileSystem {
             kernel: OnceLock::new(),
             freshness: Freshness::default(),
             whole: WholeDirectories::default(),
+            numbers: Arc::default(),
             mounted_with_checks,
             checks_lists,
             lists: acl::KeptLists::default(),

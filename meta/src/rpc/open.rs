@@ -125,6 +125,7 @@ fn try_open(
         honours: honoured(&request.honours),
         recalls: knows(protocol::RECALL),
         write_rights: knows(protocol::WRITE_RIGHTS),
+        make_rights: knows(protocol::MAKE_RIGHTS),
         acls: knows(protocol::ACL),
         host_name: request.host_name.clone(),
         dir: request.dir.clone(),

@@ -186,6 +186,7 @@ pub(super) fn child(
     dir: &Reached,
     name: &DentryName,
 ) -> Result<Option<(Found, Reached)>> {
+    ctx.searches(dir.ino);
     let Some(found) = dentry::find(view, &ctx.identity.order, dir.ino, name)? else {
         return Ok(None);
     };

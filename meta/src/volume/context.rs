@@ -1,6 +1,6 @@
 //! What every operation knows of where and for whom it runs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use flexfs_common::ids::Ino;
 use flexfs_common::{Code, Result, flags};
@@ -38,6 +38,11 @@ pub(super) struct Context<'a> {
     pub(super) reads: Cell<Option<Ino>>,
     /// A right to buffer writes was shown, and is one.
     pub(super) holds_right: Cell<bool>,
+    /// Directories of which the answer tells whether they have a name, also
+    /// when it is an error.
+    pub(super) searched: RefCell<Vec<Ino>>,
+    /// The quota is reached only because of numbers that nobody has used yet.
+    pub(super) short_of_inodes: Cell<bool>,
     pub(super) rights: &'a Rights,
 }
 
@@ -51,6 +56,11 @@ impl Context<'_> {
         if flags::identity_is_true(self.flags) && self.kernel_sees_list(dir.inode()) {
             self.keep.set(Keep::Names(dir.ino()));
         }
+    }
+
+    /// The answer tells whether this directory has a name, or which it has.
+    pub(super) fn searches(&self, dir: Ino) {
+        self.searched.borrow_mut().push(dir);
     }
 
     /// The answer tells of a directory that is new, and therefore empty: its

@@ -1,7 +1,7 @@
 //! Carrying out a frame: queries on a snapshot, everything from the first to
 //! the last mutation in one transaction, each operation for itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use flexfs_common::ids::SessionId;
@@ -28,7 +28,7 @@ mod answered;
 mod later;
 
 use answered::Answered;
-use later::{Carried, after_recalls, waiting};
+use later::{Carried, Changes, after_recalls, waiting};
 
 /// How often an operation is tried again after work that had to come first.
 const RETRIES: usize = 8;
@@ -148,6 +148,8 @@ impl Volume {
             wish: Cell::default(),
             reads: Cell::default(),
             holds_right: Cell::default(),
+            searched: RefCell::default(),
+            short_of_inodes: Cell::default(),
             rights: &self.rights,
         })
     }
@@ -195,10 +197,7 @@ impl Volume {
             answered.take(&ctx);
             outcome
         })();
-        if answered.outcome.is_err() {
-            return answered;
-        }
-        match self.blocked(frame.session.id, (view, stamp), &answered, &[]) {
+        match self.blocked(frame.session, (view, stamp), &answered, &Changes::default()) {
             Ok(None) => answered,
             Ok(Some(blocked)) => Answered::blocked(blocked),
             Err(error) => Answered::new(Err(error), Keep::Nothing),
@@ -316,24 +315,22 @@ impl Volume {
                 Ok(outcome) => answered.outcome = Ok(outcome),
                 Err(error) => {
                     edit.rollback(mark);
-                    answered = Answered::new(Err(error), Keep::Nothing);
+                    answered.outcome = Err(error);
+                    answered.keep = Keep::Nothing;
                 }
             }
-            if answered.outcome.is_ok() {
-                let from = work.answered.last().map_or(0, |before| before.until.changed);
-                let changed = edit.effects.changed.get(from..).unwrap_or_default();
-                // Under the writer lock nothing arrives meanwhile.
-                let view = (edit.view(), u64::MAX);
-                match self.blocked(frame.session.id, view, &answered, changed) {
-                    Ok(None) => {}
-                    Ok(Some(blocked)) => {
-                        edit.rollback(mark);
-                        answered = Answered::blocked(blocked);
-                    }
-                    Err(error) => {
-                        edit.rollback(mark);
-                        answered = Answered::new(Err(error), Keep::Nothing);
-                    }
+            let from = work.answered.last().map_or(Extent::default(), |before| before.until);
+            let changes = Changes::since(&edit.effects, from);
+            // Under the writer lock nothing arrives meanwhile.
+            match self.blocked(frame.session, (edit.view(), u64::MAX), &answered, &changes) {
+                Ok(None) => {}
+                Ok(Some(blocked)) => {
+                    edit.rollback(mark);
+                    answered = Answered::blocked(blocked);
+                }
+                Err(error) => {
+                    edit.rollback(mark);
+                    answered = Answered::new(Err(error), Keep::Nothing);
                 }
             }
             answered.until = edit.effects.extent();
@@ -431,12 +428,17 @@ impl Volume {
             self.waiters.answered(session, slot);
             let result = reply.result.ok_or(Code::EngineFailed)?;
             // Whatever it was, it is on stable storage when a sync was asked.
-            let synced = matches!(&op.body, Some(v1::op::Body::CommitData(op)) if op.sync);
+            let synced = match &op.body {
+                Some(v1::op::Body::CommitData(op)) => op.sync,
+                Some(v1::op::Body::Make(op)) => op.held.as_ref().is_some_and(|held| held.sync),
+                _ => false,
+            };
             answered.repeated = true;
             return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
         }
-        let outcome = mutation.carry_out(&ctx, edit, slot)?;
+        let outcome = mutation.carry_out(&ctx, edit, slot);
         answered.take(&ctx);
+        let outcome = outcome?;
         match &outcome {
             Outcome::Answer(result) | Outcome::AnswerSynced(result) => {
                 slots::keep(edit, session, slot, Some(result));

@@ -23,7 +23,9 @@ const AT_ONCE: usize = 64;
 pub(super) fn create(ctx: &Context<'_>, edit: &mut Edit<'_>, inode: &Inode) -> Result<Ino> {
     let mut counters = edit.view().counters()?;
     let max = ctx.settings.max_inodes;
-    if max > 0 && counters.inodes >= max {
+    if max > 0 && counters.inodes_taken() >= max {
+        // Numbers that nobody has used yet first.
+        ctx.short_of_inodes.set(counters.inodes < max);
         return Err(Code::FsQuota.into());
     }
     let (ino, next) = ctx.identity.numbers.next(counters.next_inode);
@@ -105,18 +107,32 @@ pub(super) fn add_open(
     ino: Ino,
     flags: u32,
 ) -> Result<u64> {
+    // Random: a late Release of an ended open never meets another one.
+    let open = u64::from_be_bytes(random::fill()?) | 1;
+    add_open_as(ctx, edit, (ino, flags), open)?;
+    Ok(open)
+}
+
+/// Records an open of the session under an id that is not in use.
+///
+/// # Errors
+/// `RATE_LIMITED` at the session's limit.
+pub(super) fn add_open_as(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    (ino, flags): (Ino, u32),
+    open: u64,
+) -> Result<()> {
     let session = ctx.session;
     let opens = session.opens.load(std::sync::atomic::Ordering::Acquire);
     if usize::try_from(opens).unwrap_or(0) >= limits::OPENS_PER_SESSION_MAX {
         return Err(Code::RateLimited.into());
     }
-    // Random: a late Release of an ended open never meets another one.
-    let open = u64::from_be_bytes(random::fill()?) | 1;
     let keys = edit.keys();
     edit.put(&keys.open_of_session(session.id, open), &OpenRow { ino: ino.0, flags });
     edit.put_raw(&keys.open_of_inode(ino, session.id, open), &[]);
     edit.effects.opens.push((session.id, 1));
-    Ok(open)
+    Ok(())
 }
 
 /// Ends an open; an orphan that nobody holds any more is reclaimed.

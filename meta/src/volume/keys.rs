@@ -30,6 +30,8 @@ pub(super) enum Tag {
     LockIndex = b'J',
     /// ino.
     Locks = b'K',
+    /// session | ino: a number that the session may make a file with.
+    Ahead = b'L',
     /// ino: inline contents.
     Inline = b'N',
     /// object.
@@ -222,6 +224,14 @@ impl Keys {
 
     pub(super) fn slots(&self, session: SessionId) -> Range {
         self.prefixed(Tag::Slot, &[session.as_bytes()])
+    }
+
+    pub(super) fn ahead(&self, session: SessionId, ino: Ino) -> Vec<u8> {
+        self.key(Tag::Ahead, &[session.as_bytes(), &ino.0.to_be_bytes()])
+    }
+
+    pub(super) fn ahead_of_session(&self, session: SessionId) -> Range {
+        self.prefixed(Tag::Ahead, &[session.as_bytes()])
     }
 
     pub(super) fn open_of_inode(&self, ino: Ino, session: SessionId, open: u64) -> Vec<u8> {

@@ -151,6 +151,7 @@ impl Volume {
                 honours: Some(new.honours),
                 sealed_key: sealed_key.clone(),
                 write_rights: new.write_rights,
+                make_rights: new.make_rights,
                 acls,
             };
             edit.put(&self.keys.session(id), &row);

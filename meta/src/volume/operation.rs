@@ -8,6 +8,7 @@ use flexfs_proto::v1::op::Body;
 use super::confine::{Touch, admit};
 use super::context::Context;
 use super::edit::Edit;
+use super::numbers_ahead;
 use super::ops::{
     attributes, commit, create, directory, extents, fallocate, link, lock, open, rename, xattr,
 };
@@ -44,6 +45,7 @@ pub(super) enum Mutation<'o> {
     SetXattr(&'o v1::SetXattr),
     RemoveXattr(&'o v1::RemoveXattr),
     MintObjects(&'o v1::MintObjects),
+    MintInodes(&'o v1::MintInodes),
     CommitData(&'o v1::CommitData),
     Fallocate(&'o v1::Fallocate),
     SetLock(&'o v1::SetLock),
@@ -88,6 +90,7 @@ impl<'o> Operation<'o> {
             Body::SetXattr(op) => M(Mutation::SetXattr(op)),
             Body::RemoveXattr(op) => M(Mutation::RemoveXattr(op)),
             Body::MintObjects(op) => M(Mutation::MintObjects(op)),
+            Body::MintInodes(op) => M(Mutation::MintInodes(op)),
             Body::CommitData(op) => M(Mutation::CommitData(op)),
             Body::Fallocate(op) => M(Mutation::Fallocate(op)),
             Body::SetLock(op) => M(Mutation::SetLock(op)),
@@ -152,7 +155,7 @@ impl<'o> Mutation<'o> {
             Mutation::Release(op) => Touch::Own(&op.handle),
             Mutation::SetXattr(op) => Touch::One(&op.handle),
             Mutation::RemoveXattr(op) => Touch::One(&op.handle),
-            Mutation::MintObjects(_) => Touch::Nothing,
+            Mutation::MintObjects(_) | Mutation::MintInodes(_) => Touch::Nothing,
             Mutation::CommitData(op) => Touch::One(&op.handle),
             Mutation::Fallocate(op) => Touch::One(&op.handle),
             Mutation::SetLock(op) => match op.lock {
@@ -187,6 +190,7 @@ impl<'o> Mutation<'o> {
             Mutation::SetXattr(op) => xattr::set(ctx, edit, &within.one()?, op),
             Mutation::RemoveXattr(op) => xattr::remove(ctx, edit, &within.one()?, op),
             Mutation::MintObjects(op) => extents::mint(ctx, edit, op),
+            Mutation::MintInodes(op) => numbers_ahead::mint(ctx, edit, op),
             Mutation::CommitData(op) => commit::commit_data(ctx, edit, &within.one()?, op),
             Mutation::Fallocate(op) => fallocate::fallocate(ctx, edit, &within.one()?, op),
             Mutation::SetLock(op) => lock::set(ctx, edit, within.ino()?, op, slot),

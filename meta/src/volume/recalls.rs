@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::record::SessionRow;
+
 /// One recall, as those see it who wait for it.
 #[derive(Debug)]
 pub(super) struct Ticket {
@@ -114,13 +116,27 @@ struct Inner {
     distrusted: Option<BootTime>,
 }
 
+/// Rights that a mount knows of, beside that to keep answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Knows {
+    /// To buffer writes to a file.
+    pub(super) writing: bool,
+    /// To make files in a directory.
+    pub(super) making: bool,
+}
+
+impl Knows {
+    pub(super) fn of(row: &SessionRow) -> Knows {
+        Knows { writing: row.write_rights, making: row.make_rights }
+    }
+}
+
 /// The recalls of one session.
 #[derive(Debug)]
 pub struct RecallQueue {
     inner: Mutex<Inner>,
     wake: Notify,
-    /// The mount knows the right to buffer writes.
-    knows_write_rights: bool,
+    knows: Knows,
     /// When the session was last heard, [`BootTime`] in nanoseconds.
     heard: AtomicU64,
 }
@@ -128,14 +144,14 @@ pub struct RecallQueue {
 impl RecallQueue {
     /// A queue whose ids are above `ids_after`: answers to recalls of before a
     /// restart must not be taken for answers to those of after it.
-    pub(super) fn new(ids_after: u64, knows_write_rights: bool) -> RecallQueue {
+    pub(super) fn new(ids_after: u64, knows: Knows) -> RecallQueue {
         let inner = Inner { next_id: ids_after, ..Inner::default() };
         let heard = AtomicU64::new(BootTime::now().as_nanos());
-        RecallQueue { inner: Mutex::new(inner), wake: Notify::new(), knows_write_rights, heard }
+        RecallQueue { inner: Mutex::new(inner), wake: Notify::new(), knows, heard }
     }
 
-    pub(super) fn knows_write_rights(&self) -> bool {
-        self.knows_write_rights
+    pub(super) fn knows(&self) -> Knows {
+        self.knows
     }
 
     /// The session was heard: its lease begins anew.
@@ -265,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_recall_is_sent_until_it_is_answered_and_only_on_the_latest_connection() {
-        let queue = RecallQueue::new(0, false);
+        let queue = RecallQueue::new(0, Knows::default());
         let ticket = Ticket::new(BootTime::now().after(Duration::from_secs(60)));
         queue.push(recalled(5), Arc::clone(&ticket));
         queue.attach(1);
@@ -284,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_time_of_the_right_or_the_session() {
-        let queue = RecallQueue::new(0, false);
+        let queue = RecallQueue::new(0, Knows::default());
         let short = Ticket::new(BootTime::now());
         short.covers(BootTime::now().after(Duration::from_millis(30)));
         queue.push(recalled(5), Arc::clone(&short));

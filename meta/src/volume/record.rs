@@ -64,6 +64,16 @@ pub(super) struct Counters {
     /// Stored bytes: committed objects, and inline contents.
     #[prost(uint64, tag = "3")]
     pub(super) stored: u64,
+    /// Numbers that sessions have ahead: each may become an inode.
+    #[prost(uint64, tag = "4")]
+    pub(super) ahead: u64,
+}
+
+impl Counters {
+    /// What counts against the quota of inodes.
+    pub(super) fn inodes_taken(&self) -> u64 {
+        self.inodes.saturating_add(self.ahead)
+    }
 }
 
 /// An inode. Times are absent only in damaged records.
@@ -300,6 +310,9 @@ pub(super) struct SessionRow {
     /// The mount's kernel checks access control lists.
     #[prost(bool, tag = "16")]
     pub(super) acls: bool,
+    /// The mount knows the right to make files.
+    #[prost(bool, tag = "17")]
+    pub(super) make_rights: bool,
 }
 
 impl std::fmt::Debug for SessionRow {

@@ -84,6 +84,8 @@ impl Restored {
                 self.counters = true;
                 let mut counters: Counters = decode("counters", value)?;
                 let by_time = u64::try_from(self.now / SECOND).unwrap_or(0) << SECOND_BITS;
+                // With the sessions that had them.
+                counters.ahead = 0;
                 counters.next_inode = counters.next_inode.saturating_add(NUMBERS).max(by_time);
                 Ok(counters.encode_to_vec().into())
             }

@@ -146,6 +146,8 @@ struct Inner {
     open: Vec<(Option<SessionId>, Arc<Ticket>)>,
     /// Rights granted since the last look, and those found then.
     keepers: usize,
+    /// Rights to directories, likewise.
+    makers: usize,
     lapsed: HashMap<TokenId, Lapses>,
     /// Of the next right to buffer writes. Higher than all of before a restart.
     next_number: u64,
@@ -195,6 +197,7 @@ impl Rights {
             unknown_writers: Vec::new(),
             open: Vec::new(),
             keepers: 0,
+            makers: 0,
             lapsed: HashMap::new(),
             next_number: first_number,
             had_writers: false,
@@ -331,12 +334,17 @@ impl Rights {
                 lapses.until = until;
             }
         }
-        let mut keepers = 0;
+        let (mut keepers, mut makers) = (0, 0);
         inner.places.retain(|_, place| {
             keepers += place.attributes.len() + usize::from(place.names.is_some());
+            if place.writer.as_ref().is_some_and(|writer| writer.makes() && writer.is_gone()) {
+                place.writer = None;
+            }
+            makers += usize::from(place.writer.as_ref().is_some_and(Writer::makes));
             !place.is_over(now)
         });
         inner.keepers = keepers;
+        inner.makers = makers;
         inner.unknown_writers.retain(|(_, ticket)| !ticket.is_over());
         let any = !inner.unknown_writers.is_empty()
             || inner.places.values().any(|place| place.writer.is_some());
@@ -422,6 +430,7 @@ impl Granting<'_> {
                 if let Some(attr) = &entry.attr {
                     entry.own_names_cache_millis = self.names(Ino(attr.ino));
                 }
+                self.make_right(entry);
             }
             (Wish::OwnNames, _) => {}
             (_, reply::Result::Entry(v1::Entry { attr: Some(attr), .. }))

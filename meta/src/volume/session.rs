@@ -14,7 +14,7 @@ use flexfs_proto::v1;
 use parking_lot::RwLock;
 
 use super::handle::{HandleKey, Handles};
-use super::recalls::RecallQueue;
+use super::recalls::{Knows, RecallQueue};
 use super::record::SessionRow;
 use super::scope::ScopeRoot;
 use super::types::{SessionInfo, SessionKey};
@@ -106,7 +106,7 @@ impl Session {
             opens: AtomicI64::new(0),
             recalls: row
                 .recalls
-                .then(|| Arc::new(RecallQueue::new(parts.generation, row.write_rights))),
+                .then(|| Arc::new(RecallQueue::new(parts.generation, Knows::of(&row)))),
             #[cfg(test)]
             pretended: AtomicU64::new(0),
             row,

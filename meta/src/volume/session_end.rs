@@ -10,7 +10,7 @@ use super::context::Context;
 use super::edit::Edit;
 use super::keys::{id_at, u64_at};
 use super::record::Tombstone;
-use super::{inodes, locks};
+use super::{inodes, locks, numbers_ahead};
 
 /// Rows of an ended session removed in one transaction.
 const ROWS_PER_STEP: usize = 512;
@@ -87,6 +87,11 @@ pub(super) fn reap(edit: &mut Edit<'_>, session: SessionId, retention: Duration)
     }
     for key in edit.view().keys_of(&keys.slots(session), ROWS_PER_STEP)? {
         edit.delete(&key);
+    }
+    let ahead = edit.view().keys_of(&keys.ahead_of_session(session), ROWS_PER_STEP)?;
+    numbers_ahead::take_back(edit, &ahead)?;
+    if ahead.len() == ROWS_PER_STEP {
+        return Ok(false);
     }
     edit.delete(&keys.leftover(session));
     Ok(true)

@@ -162,7 +162,7 @@ fn create(edit: &mut Edit<'_>, volume: VolumeId) -> Result<Superblock> {
         ..Inode::default()
     };
     edit.put_inode(root, &inode);
-    edit.set_counters(Counters { next_inode, inodes: 1, stored: 0 });
+    edit.set_counters(Counters { next_inode, inodes: 1, stored: 0, ahead: 0 });
     Ok(Superblock {
         magic: MAGIC,
         format: FORMAT,

@@ -80,6 +80,8 @@ pub struct NewSession {
     pub recalls: bool,
     /// The client knows the right to buffer writes.
     pub write_rights: bool,
+    /// The mount makes files under a right to do so.
+    pub make_rights: bool,
     /// The client can let its kernel check access control lists.
     pub acls: bool,
     /// For listings.

@@ -361,6 +361,10 @@ impl Checker<'_> {
             let counted = self.summary.inodes;
             self.find("usage", format!("{counted} inodes, not {}", counters.inodes));
         }
+        let ahead = self.view.keys_of(&self.view.keys.all(Tag::Ahead), usize::MAX)?.len() as u64;
+        if counters.ahead != ahead {
+            self.find("usage", format!("{ahead} numbers ahead, not {}", counters.ahead));
+        }
         if counters.stored != self.stored {
             let counted = self.stored;
             self.find("usage", format!("{counted} stored bytes, not {}", counters.stored));

@@ -13,6 +13,7 @@ use flexfs_proto::v1;
 use super::dirty::{self, Dirty, Segment};
 use super::extents::{Told, Windows};
 use super::failures::Failures;
+use super::held::HeldFile;
 use super::prefetch::Pattern;
 use super::right::WriteRight;
 
@@ -76,6 +77,8 @@ pub(super) struct FileState {
     pub(super) committed: Option<v1::Attr>,
     pub(super) pattern: Pattern,
     pub(super) right: WriteRight,
+    /// It was made here, and meta does not know of it yet.
+    pub(super) held: Option<Box<HeldFile>>,
 }
 
 impl FileState {
@@ -104,6 +107,7 @@ impl FileState {
             committed: None,
             pattern: Pattern::default(),
             right: WriteRight::default(),
+            held: None,
         };
         state.adopt(attr);
         state
@@ -144,6 +148,10 @@ impl FileState {
 
     /// Drops what is cached of meta's answers.
     pub(super) fn forget(&mut self) {
+        if self.held.is_some() {
+            // Meta has told nothing of it.
+            return;
+        }
         self.era += 1;
         self.valid_until = None;
         self.form = Form::Unknown;
@@ -184,7 +192,7 @@ impl FileState {
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.flight.is_empty()
+        self.dirty.is_empty() && self.flight.is_empty() && self.held.is_none()
     }
 
     pub(super) fn dirty_bytes(&self) -> u64 {
@@ -226,7 +234,7 @@ impl FileState {
     pub(super) fn take_off(&mut self, full_only: bool) -> Vec<Segment> {
         let segments = self.dirty.take(full_only);
         self.flight = segments.iter().map(|s| (s.offset, s.data.clone())).collect();
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && self.held.is_none() {
             self.dirty_since = None;
         }
         segments
@@ -283,7 +291,7 @@ impl FileState {
                 self.dirty.fill(written.start, part);
             }
         }
-        if !self.dirty.is_empty() {
+        if !self.dirty.is_empty() || self.held.is_some() {
             // From now: the next attempt comes after the usual age.
             self.dirty_since = Some(Instant::now());
         }
@@ -296,6 +304,7 @@ impl FileState {
     /// Drops everything written. Returns its bytes.
     pub(super) fn discard(&mut self) -> u64 {
         let lost = self.dirty_bytes();
+        self.held = None;
         self.right.nothing_left();
         self.clip(0);
         self.mtime = None;
@@ -310,7 +319,7 @@ impl FileState {
         if let Some((start, data)) = self.flight.range_mut(..size).next_back() {
             data.truncate(usize::try_from(size - *start).unwrap_or(usize::MAX));
         }
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && self.held.is_none() {
             self.dirty_since = None;
         }
     }

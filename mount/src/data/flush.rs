@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use flexfs_common::{Code, Error, Kind, Result};
 use flexfs_proto::v1;
 
@@ -112,10 +113,14 @@ impl FileData {
             state.mtime = None;
             state.right.nothing_left();
         }
+        let is_told = state.held.is_none();
         let excess = state.settle();
         let clean = state.is_clean();
         drop(state);
         self.core.budget.release(excess);
+        if is_told {
+            self.core.held.forget(self.ino);
+        }
         if clean {
             self.core.mark_clean(self);
         }
@@ -131,6 +136,14 @@ impl FileData {
             let (plan, base) = self.plan(how.full_only);
             let outcome = match plan {
                 Plan::Nothing => break,
+                Plan::Inline(contents) if self.is_held_back() => {
+                    self.report_with(contents.into(), how.sync).await
+                }
+                Plan::Extents(_) if self.is_held_back() => {
+                    self.state.lock().turn_back();
+                    self.report_with(Bytes::new(), false).await?;
+                    continue;
+                }
                 // Forgotten between the two lines above.
                 Plan::Unknown => Err(Error::new(Code::FsBusy, "the file changes too fast")),
                 Plan::Extents(segments) => self.flush_extents(&base, segments, how.sync).await,

@@ -140,6 +140,9 @@ impl FileData {
     pub(super) async fn revalidate(&self, range: &Range<u64>) -> Result<()> {
         let era = {
             let state = self.state.lock();
+            if state.held.is_some() {
+                return Ok(());
+            }
             if state.size_known && state.valid_until.is_some_and(|until| !until.passed()) {
                 return Ok(());
             }

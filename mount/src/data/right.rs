@@ -22,6 +22,8 @@ const USE_MAX: Duration = Duration::from_millis(100);
 const SEND_MAX: Duration = Duration::from_secs(5);
 /// How long between two attempts.
 const SEND_PAUSE: Duration = Duration::from_millis(100);
+/// Instead of a number, while meta does not know of the file.
+const OF_HELD: u64 = u64::MAX;
 
 /// What this mount may do, and what it has done under which right.
 #[derive(Debug, Default)]
@@ -66,6 +68,24 @@ impl WriteRight {
         self.number = None;
         self.era += 1;
     }
+
+    /// A file that meta does not know of is nobody else's.
+    pub(super) fn of_held() -> WriteRight {
+        WriteRight { number: Some(OF_HELD), ..WriteRight::default() }
+    }
+
+    pub(super) fn era(&self) -> u64 {
+        self.era
+    }
+
+    /// Meta has heard of the file, and granted the right of this number (0:
+    /// none) with its answer to a question of that era.
+    pub(super) fn told_of(&mut self, number: u64, era: u64) {
+        if self.under == OF_HELD {
+            self.under = number;
+        }
+        self.number = (number != 0 && era == self.era).then_some(number);
+    }
 }
 
 impl FileData {
@@ -90,6 +110,10 @@ impl FileData {
     ) -> Result<bool> {
         if !self.core.write_rights || self.state.lock().right.is_held() {
             return Ok(true);
+        }
+        if self.is_held_back() {
+            // Its right was taken back: meta has to hear of it first.
+            self.flush_now(How::ALL).await?;
         }
         // One question at a time: the others find its answer.
         let _acquiring = self.acquiring.lock().await;

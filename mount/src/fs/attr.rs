@@ -52,9 +52,13 @@ impl FileSystem {
             Some(file) => file.handle.clone(),
             None => self.inodes.handle(ino)?,
         };
-        let asked = self.ask();
-        let body = Body::GetAttr(v1::GetAttr { handle: handle.to_vec() });
-        let attr = reply::attr(self.call_open(who, body).await?)?;
+        let (attr, asked) = match self.attr_here(ino) {
+            Some(known) => {
+                self.ready().await?;
+                known
+            }
+            None => self.ask_attr(who, (ino, &handle)).await?,
+        };
         let told = self.told(&handle, attr, asked);
         let looks_the_same = self.inodes.attributes_told(ino, &told.attr);
         self.lists_told(&told);
@@ -74,6 +78,20 @@ impl FileSystem {
             data.pages_dropped();
         }
         Ok(told)
+    }
+
+    /// Asks meta for attributes. Of a directory they may be kept to answer from.
+    async fn ask_attr(
+        &self,
+        who: Requester,
+        (ino, handle): (u64, &Bytes),
+    ) -> Result<(v1::Attr, Asked)> {
+        self.report_made_in(ino).await;
+        let (asked, changes) = (self.ask(), self.whole.changes(ino));
+        let body = Body::GetAttr(v1::GetAttr { handle: handle.to_vec() });
+        let attr = reply::attr(self.call_open(who, body).await?)?;
+        self.whole.learn(&self.freshness.reading(), ino, changes, (attr, asked));
+        Ok((attr, asked))
     }
 
     /// Drops the kernel's pages of an inode before an answer about it, which
@@ -160,6 +178,11 @@ impl FileSystem {
         };
         let open_id = file.as_ref().map_or(0, |file| file.open_id);
         let caller = who.caller(0);
+        self.report_made_in(ino).await;
+        self.whole.changing(ino);
+        if request.mode.is_some() || request.uid.is_some() || request.gid.is_some() {
+            self.whole.stop_making(ino);
+        }
         let data = self.data.get(self.inodes.meta_ino(ino));
         if let Some(data) = &data {
             data.flush(&caller, open_id, false).await?;
@@ -199,6 +222,7 @@ impl FileSystem {
     /// # Errors
     /// `FS_ACCESS`, and meta's.
     pub async fn access(&self, who: Requester, ino: u64, mask: u32) -> Result<()> {
+        self.report_made(ino).await?;
         let handle = self.inodes.handle(ino)?.to_vec();
         self.call(who, 0, Body::Access(v1::Access { handle, mask })).await.map(reply::done)
     }

@@ -50,6 +50,7 @@ impl FileSystem {
     /// # Errors
     /// Meta's.
     pub async fn open(&self, who: Requester, ino: u64, flags: u32) -> Result<Opened> {
+        self.report_made(ino).await?;
         let handle = self.inodes.handle(ino)?;
         if flags & O_TRUNC != 0
             && let Some(data) = self.data.get(self.inodes.meta_ino(ino))
@@ -171,6 +172,7 @@ impl FileSystem {
     /// # Errors
     /// Meta's.
     pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
+        self.report_all_made().await;
         self.call_open(who, Body::Sync(v1::Sync {})).await.map(reply::done)
     }
 }

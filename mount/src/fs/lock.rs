@@ -124,6 +124,7 @@ impl FileSystem {
         request: LockRequest,
     ) -> Result<v1::LockState> {
         let file = self.handles.file(fh)?;
+        file.data.report_made().await?;
         let body = Body::GetLock(v1::GetLock {
             handle: file.handle.to_vec(),
             lock: Some(request.state()),
@@ -145,6 +146,7 @@ impl FileSystem {
         wait: bool,
     ) -> Result<()> {
         let file = self.handles.file(fh)?;
+        file.data.report_made().await?;
         let mut guard = WaitGuard { table: &self.locks, key: None };
         if request.kind != v1::LockKind::Unlock && self.locks.add(file.ino, &request, fh) {
             // Known before meta is asked: a close that comes right after the

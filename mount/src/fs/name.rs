@@ -57,9 +57,12 @@ impl FileSystem {
     /// `FS_NOT_FOUND`, and meta's.
     pub async fn lookup(&self, who: Requester, parent: u64, name: &[u8]) -> Result<Found> {
         check_name(name)?;
-        if let Some(kept) = self.known_absent(parent, name) {
-            return Ok(Found::Absent(kept));
+        match self.known_absent(parent, name) {
+            Some(kept) if kept.ttl.is_zero() => return Err(Code::FsNotFound.into()),
+            Some(kept) => return Ok(Found::Absent(kept)),
+            None => {}
         }
+        self.report_made_in(parent).await;
         let asked = self.ask();
         let body = Body::Lookup(v1::Lookup {
             parent: self.inodes.handle(parent)?.to_vec(),
@@ -93,8 +96,7 @@ impl FileSystem {
         };
         let millis = u32::try_from(until.left().as_millis()).unwrap_or(u32::MAX);
         let asked = Asked { at: BootTime::now(), stamp };
-        let kept = self.keep_name(millis, (parent, name), asked);
-        (!kept.ttl.is_zero()).then_some(kept)
+        Some(self.keep_name(millis, (parent, name), asked))
     }
 
     /// A directory was made here: it is empty.
@@ -104,7 +106,8 @@ impl FileSystem {
         }
         let ino = self.inodes.kernel_ino(attr.ino);
         let until = asked.at.after(Duration::from_millis(entry.own_names_cache_millis.into()));
-        self.whole.made(&self.freshness.reading(), ino, asked.stamp, until);
+        let making = self.making(entry, attr, asked);
+        self.whole.made(&self.freshness.reading(), ino, (asked.stamp, until), making);
     }
 
     /// Counts an inode as told to the kernel and gives what to tell.
@@ -141,8 +144,10 @@ impl FileSystem {
         place: (u64, &'n [u8]),
         make: v1::Make,
     ) -> Result<((v1::Entry, v1::Attr), Told<'n>)> {
+        self.report_made_in(place.0).await;
         let at = BootTime::now();
         self.whole.adding(place.0, place.1);
+        self.whole.changing(place.0);
         let change = self.freshness.change(&[place.0]);
         let got = reply::entry(self.call(who, umask, Body::Make(make)).await?)?;
         let of_inode = Asked { at, stamp: change.sent() };
@@ -150,7 +155,12 @@ impl FileSystem {
         Ok((got, Told { place, of_name, of_inode }))
     }
 
-    fn make_body(&self, parent: u64, name: &[u8], request: &MakeRequest) -> Result<v1::Make> {
+    pub(super) fn make_body(
+        &self,
+        parent: u64,
+        name: &[u8],
+        request: &MakeRequest,
+    ) -> Result<v1::Make> {
         check_name(name)?;
         Ok(v1::Make {
             parent: self.inodes.handle(parent)?.to_vec(),
@@ -160,8 +170,7 @@ impl FileSystem {
             rdev: request.rdev,
             symlink_target: request.target.clone(),
             exclusive: true,
-            open: false,
-            open_flags: 0,
+            ..v1::Make::default()
         })
     }
 
@@ -177,6 +186,9 @@ impl FileSystem {
         request: MakeRequest,
         open_flags: u32,
     ) -> Result<Created> {
+        if let Some(created) = self.make_here(who, (parent, name), &request, open_flags) {
+            return Ok(created);
+        }
         let make = v1::Make {
             exclusive: open_flags & libc::O_EXCL as u32 != 0,
             open: true,
@@ -209,8 +221,11 @@ impl FileSystem {
         new_name: &[u8],
     ) -> Result<Attributes> {
         check_name(new_name)?;
+        self.report_made(ino).await?;
+        self.report_made_in(new_parent).await;
         let at = BootTime::now();
         self.whole.adding(new_parent, new_name);
+        self.whole.changing(new_parent);
         let change = self.freshness.change(&[ino, new_parent]);
         let body = Body::Link(v1::Link {
             handle: self.inodes.handle(ino)?.to_vec(),
@@ -235,6 +250,13 @@ impl FileSystem {
         directory: bool,
     ) -> Result<()> {
         check_name(name)?;
+        if directory {
+            // Which one it is only the kernel knows.
+            self.report_all_made().await;
+        } else {
+            self.report_made_in(parent).await;
+        }
+        self.whole.changing(parent);
         let _change = self.freshness.change(&[parent]);
         let parent = self.inodes.handle(parent)?.to_vec();
         let body = Body::Unlink(v1::Unlink { parent, name: name.to_vec(), directory });
@@ -259,8 +281,11 @@ impl FileSystem {
         if flags & !both != 0 || flags == both {
             return Err(Error::bare(Code::FsInvalid));
         }
+        self.report_all_made().await;
         self.whole.adding(to.0, to.1);
         self.whole.adding(from.0, from.1);
+        self.whole.changing(to.0);
+        self.whole.changing(from.0);
         // The inode that moves is not named.
         let _change = self.freshness.change_any();
         // The kernel takes the time for which it may keep a name along when it

@@ -20,11 +20,15 @@ impl FileSystem {
         if is_list(name) {
             return self.get_list(who, ino, name).await;
         }
+        if self.is_held_back(ino) {
+            return Err(Code::FsNoAttribute.into());
+        }
         self.ask_xattr(who, ino, name).await
     }
 
     /// Asks meta for a value.
     pub(super) async fn ask_xattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<Bytes> {
+        self.report_made(ino).await?;
         let handle = self.inodes.handle(ino)?.to_vec();
         let body = Body::GetXattr(v1::GetXattr { handle, name: name.to_vec() });
         reply::bytes(self.call(who, 0, body).await?)
@@ -46,6 +50,7 @@ impl FileSystem {
         if value.len() > XATTR_VALUE_MAX_LEN {
             return Err(Error::bare(Code::FsRange));
         }
+        self.report_for_xattr(ino).await?;
         let handle = self.inodes.handle(ino)?.to_vec();
         let _change = self.freshness.change(&[ino]);
         let body = Body::SetXattr(v1::SetXattr {
@@ -66,6 +71,7 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::getxattr`].
     pub async fn listxattr(&self, who: Requester, ino: u64) -> Result<Vec<u8>> {
+        self.report_made(ino).await?;
         let handle = self.inodes.handle(ino)?.to_vec();
         let body = Body::ListXattr(v1::ListXattr { handle });
         let mut list = Vec::new();
@@ -83,6 +89,7 @@ impl FileSystem {
     /// As [`FileSystem::getxattr`].
     pub async fn removexattr(&self, who: Requester, ino: u64, name: &[u8]) -> Result<()> {
         self.check_xattr(name)?;
+        self.report_for_xattr(ino).await?;
         let handle = self.inodes.handle(ino)?.to_vec();
         let _change = self.freshness.change(&[ino]);
         let body = Body::RemoveXattr(v1::RemoveXattr { handle, name: name.to_vec() });
@@ -90,6 +97,16 @@ impl FileSystem {
         if is_list(name) {
             self.list_changed(ino);
         }
+        Ok(())
+    }
+
+    /// An attribute of an inode, which may be an access control list, is about
+    /// to change.
+    async fn report_for_xattr(&self, ino: u64) -> Result<()> {
+        self.report_made(ino).await?;
+        self.report_made_in(ino).await;
+        self.whole.changing(ino);
+        self.whole.stop_making(ino);
         Ok(())
     }
 

@@ -21,6 +21,7 @@ pub(super) fn is_mutation(body: &Body) -> bool {
         | Body::SetXattr(_)
         | Body::RemoveXattr(_)
         | Body::MintObjects(_)
+        | Body::MintInodes(_)
         | Body::CommitData(_)
         | Body::Fallocate(_)
         | Body::SetLock(_) => true,
@@ -53,6 +54,7 @@ pub(super) fn needs_writable(body: &Body) -> bool {
         | Body::SetXattr(_)
         | Body::RemoveXattr(_)
         | Body::MintObjects(_)
+        | Body::MintInodes(_)
         | Body::CommitData(_)
         | Body::AcquireWrite(_)
         | Body::Fallocate(_) => true,
@@ -76,13 +78,18 @@ fn opens_for_writing(flags: u32) -> bool {
     flags & O_ACCMODE != O_RDONLY || flags & O_TRUNC != 0
 }
 
-/// Does it carry contents? Meta lets none of these wait for what other mounts
-/// have written: other mounts wait for them.
+/// Does it carry contents, or what was made here? Meta lets none of these wait
+/// for what other mounts have written: other mounts wait for them.
 pub(super) fn carries_contents(body: &Body) -> bool {
-    matches!(
-        body,
-        Body::MintObjects(_) | Body::CommitData(_) | Body::ReadExtents(_) | Body::Sync(_)
-    )
+    match body {
+        Body::Make(make) => make.held.is_some(),
+        Body::MintObjects(_)
+        | Body::MintInodes(_)
+        | Body::CommitData(_)
+        | Body::ReadExtents(_)
+        | Body::Sync(_) => true,
+        _ => false,
+    }
 }
 
 /// Is it a lock that meta answers only when it is free?

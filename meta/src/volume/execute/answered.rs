@@ -17,6 +17,10 @@ pub(super) struct Answered {
     pub(super) wish: Wish,
     /// The file whose contents are told.
     pub(super) reads: Option<Ino>,
+    /// Directories of which it tells whether they have a name.
+    pub(super) searched: Vec<Ino>,
+    /// It is refused only because of numbers that nobody has used yet.
+    pub(super) short_of_inodes: bool,
     /// It shows the right to buffer writes to the file that it is about.
     pub(super) holds_right: bool,
     /// What it has to wait for before it is carried out; it was not.
@@ -34,6 +38,8 @@ impl Answered {
             keep,
             wish: Wish::Nothing,
             reads: None,
+            searched: Vec::new(),
+            short_of_inodes: false,
             holds_right: false,
             blocked: None,
             repeated: false,
@@ -46,6 +52,8 @@ impl Answered {
         self.keep = ctx.keep.get();
         self.wish = ctx.wish.get();
         self.reads = ctx.reads.get();
+        self.searched = ctx.searched.take();
+        self.short_of_inodes = ctx.short_of_inodes.get();
         self.holds_right = ctx.holds_right.get();
     }
 
@@ -57,6 +65,7 @@ impl Answered {
     /// The inodes that the answer tells something of.
     pub(super) fn told(&self) -> Vec<Ino> {
         let mut inos: Vec<Ino> = self.reads.into_iter().collect();
+        inos.extend_from_slice(&self.searched);
         let Ok(Outcome::Answer(result) | Outcome::AnswerSynced(result)) = &self.outcome else {
             return inos;
         };

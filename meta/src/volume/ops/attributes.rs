@@ -220,7 +220,7 @@ pub(in crate::volume) fn stat_fs(ctx: &Context<'_>, view: View<'_>) -> Result<Ou
             result.inodes = settings.max_inodes;
         }
         result.blocks_free = result.blocks.saturating_sub(used);
-        result.inodes_free = result.inodes.saturating_sub(counters.inodes);
+        result.inodes_free = result.inodes.saturating_sub(counters.inodes_taken());
     }
     Ok(reply::Result::StatFs(result).into())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flexfs_common::ids::ObjectId;
+use flexfs_common::ids::{Ino, ObjectId};
 use flexfs_common::{Code, Error, Result, limits};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
@@ -63,17 +63,40 @@ pub(in crate::volume) fn commit_data(
     inode.size = inode.size.max(op.min_size);
     inode.mode = mode_after_write(&inode, &ctx.who);
     capability::fall(edit, (ino, &mut inode))?;
-    inode.mtime = Some(modified_at(edit, op));
+    inode.mtime = Some(modified_at(edit, op.mtime));
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, &inode);
     let answer = reply::Result::Attr(attr(ino, &inode));
     Ok(if op.sync { Outcome::AnswerSynced(answer) } else { answer.into() })
 }
 
+/// The whole contents of a file that is being made, if they are short.
+///
+/// # Errors
+/// `FS_TOO_BIG`, `FS_QUOTA`.
+pub(super) fn first_contents(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    (ino, inode): (Ino, &mut Inode),
+    (contents, mtime): (&Bytes, Option<v1::Timestamp>),
+) -> Result<()> {
+    let len = u32::try_from(contents.len()).map_err(|_| Code::FsTooBig)?;
+    if len > ctx.settings.inline_max.min(limits::INLINE_MAX) {
+        return Err(Code::FsTooBig.into());
+    }
+    contents::set_inline(edit, (ino, inode), Some(contents))?;
+    need_space(ctx, edit)?;
+    inode.size = u64::from(len);
+    inode.mtime = Some(modified_at(edit, mtime));
+    inode.contents_changed(edit.stamp());
+    edit.put_inode(ino, inode);
+    Ok(())
+}
+
 /// The client's time of the write, never later than now.
-fn modified_at(edit: &Edit<'_>, op: &v1::CommitData) -> v1::Timestamp {
+fn modified_at(edit: &Edit<'_>, mtime: Option<v1::Timestamp>) -> v1::Timestamp {
     let now = edit.stamp();
-    match op.mtime {
+    match mtime {
         Some(at)
             if at.nanos < 1_000_000_000 && (at.seconds, at.nanos) < (now.seconds, now.nanos) =>
         {

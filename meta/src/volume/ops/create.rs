@@ -1,12 +1,13 @@
 //! create, mkdir, mknod, symlink.
 
 use flexfs_common::name::DentryName;
-use flexfs_common::{Code, Error, Result, limits};
+use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
 use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::reply;
 
 use super::acl::{self, Inherited};
+use super::commit;
 use super::open::{O_TRUNC, open_inode, writes};
 use crate::volume::attr::attr;
 use crate::volume::confine::{self, Reached};
@@ -16,7 +17,7 @@ use crate::volume::outcome::Outcome;
 use crate::volume::permission::{MODE_BITS, S_ISGID, S_ISUID, W, X, need};
 use crate::volume::record::Inode;
 use crate::volume::rights::Wish;
-use crate::volume::{dentry, inodes};
+use crate::volume::{dentry, inodes, numbers_ahead};
 
 pub(in crate::volume) fn make(
     ctx: &Context<'_>,
@@ -29,11 +30,17 @@ pub(in crate::volume) fn make(
     dir.need_dir()?;
     need(dir.inode(), &ctx.who, X)?;
     ctx.keep_names(dir);
+    if let Some(held) = &op.held {
+        need_make_right(ctx, dir, op, (kind, held))?;
+    }
     if let Some((_, existing)) = confine::child(ctx, edit.view(), dir, &name)? {
         return open_existing(ctx, edit, existing, op, kind);
     }
     ctx.need_writable()?;
     need(dir.inode(), &ctx.who, W)?;
+    if let Some(held) = &op.held {
+        return make_held(ctx, edit, (dir, &name), (op, held));
+    }
     let mut inode = new_inode(ctx, edit, dir, op, kind)?;
     if kind == FileKind::Symlink {
         inode.size = op.symlink_target.len() as u64;
@@ -66,6 +73,78 @@ pub(in crate::volume) fn make(
     let attr = Some(attr(ino, &inode));
     let entry = v1::Entry { handle: handle.into(), attr, open_id, ..v1::Entry::default() };
     Ok(reply::Result::Entry(entry).into())
+}
+
+/// A file that its mount has made already: under a right to the directory, as
+/// nobody else could have made it meanwhile.
+///
+/// # Errors
+/// `WRITE_LOST` when the right has passed on, `PROTOCOL_INVALID` for what no
+/// honest client sends.
+fn need_make_right(
+    ctx: &Context<'_>,
+    dir: &Reached,
+    op: &v1::Make,
+    (kind, held): (FileKind, &v1::HeldMake),
+) -> Result<()> {
+    if kind != FileKind::Regular || !op.exclusive || !op.open || held.open_id == 0 {
+        return Err(Error::new(
+            Code::ProtocolInvalid,
+            "not a file that a mount has made by itself",
+        ));
+    }
+    if !ctx.rights.allows_commit(ctx.session.id, dir.ino(), held.make_right) {
+        return Err(Code::WriteLost.into());
+    }
+    ctx.holds_right.set(true);
+    Ok(())
+}
+
+/// Its number, open and contents are what the mount says; who may make it, and
+/// all else, is decided as though it were made now.
+fn make_held(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    (dir, name): (&Reached, &DentryName),
+    (op, held): (&v1::Make, &v1::HeldMake),
+) -> Result<Outcome> {
+    let mut inode = new_inode(ctx, edit, dir, op, FileKind::Regular)?;
+    let at = Some(made_at(edit, held.at));
+    (inode.atime, inode.mtime, inode.ctime, inode.btime) = (at, at, at, at);
+    let ino = numbers_ahead::create(ctx, edit, &held.handle, &inode)?;
+    if let Some(contents) = &held.inline_data {
+        commit::first_contents(ctx, edit, (ino, &mut inode), (contents, held.mtime))?;
+    }
+    dentry::insert(edit, &ctx.identity.order, dir.ino(), name, (ino, inode.kind))?;
+    edit.update_inode(dir.ino(), |dir| {
+        dir.entries += 1;
+        // Files that were made one after another may come in another order.
+        let later = |a: Option<v1::Timestamp>, b: Option<v1::Timestamp>| {
+            let key = |at: &v1::Timestamp| (at.seconds, at.nanos);
+            if a.as_ref().map(key) < b.as_ref().map(key) { b } else { a }
+        };
+        dir.mtime = later(dir.mtime, at);
+    })?;
+    if writes(op.open_flags) {
+        ctx.wish.set(Wish::Open);
+    }
+    inodes::add_open_as(ctx, edit, (ino, op.open_flags & !O_TRUNC), held.open_id)?;
+    let handle = ctx.session.handles.make(ino).into();
+    let attr = Some(attr(ino, &inode));
+    let entry = v1::Entry { handle, attr, open_id: held.open_id, ..v1::Entry::default() };
+    let answer = reply::Result::Entry(entry);
+    Ok(if held.sync { Outcome::AnswerSynced(answer) } else { answer.into() })
+}
+
+/// The client's time of the making: not later than now, and not earlier than
+/// an honest one has held anything back.
+fn made_at(edit: &Edit<'_>, at: Option<v1::Timestamp>) -> v1::Timestamp {
+    let (now, margin) = (edit.stamp(), limits::MAKE_RIGHT_MARGIN.as_secs());
+    let earliest = now.seconds.saturating_sub(i64::try_from(margin).unwrap_or(0));
+    let honest = |at: &v1::Timestamp| {
+        at.seconds >= earliest && (at.seconds, at.nanos) <= (now.seconds, now.nanos)
+    };
+    at.filter(|at| wire::timestamp_from_wire(at).is_ok()).filter(honest).unwrap_or(now)
 }
 
 /// The name is there: only a regular file that need not be new is opened.

@@ -36,6 +36,7 @@ pub(in crate::volume) fn read_dir(
     if !may_list {
         return Err(Code::FsAccess.into());
     }
+    ctx.searches(dir.ino());
     // Attributes need search permission, names do not.
     let plus = op.plus && allows(dir.inode(), &ctx.who, X);
     let max = if op.max_bytes == 0 { PAGE_DEFAULT } else { op.max_bytes };

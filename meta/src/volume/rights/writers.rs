@@ -14,7 +14,7 @@ use flexfs_common::ids::{Ino, SessionId};
 use flexfs_common::{Result, limits};
 use flexfs_proto::v1;
 
-use super::{Batches, Granting, Inner, Place, Rights, recall};
+use super::{Batches, Granting, Inner, PLACES_MAX, Place, Rights, recall};
 use crate::volume::recalls::{RecallQueue, Recalled, Ticket, settled};
 use crate::volume::session::Session;
 
@@ -28,14 +28,19 @@ const QUIET: Duration = Duration::from_millis(20);
 /// How long others wait at most for a holder that is still committing what it
 /// had written, each commit within a lease of the one before.
 const COMMITTING_MAX: Duration = Duration::from_secs(60);
+/// Directories to which somebody has the right, per volume: a quarter of all
+/// places, which files need too.
+const MAKERS_MAX: usize = PLACES_MAX / 4;
 
-/// Who may buffer writes.
+/// Who may buffer writes, or make files.
 #[derive(Debug)]
 pub(super) struct Writer {
     session: SessionId,
     number: u64,
     queue: Arc<RecallQueue>,
     held_until: BootTime,
+    /// The right to a directory ends by itself.
+    ends: Option<BootTime>,
     recall: Option<Arc<Ticket>>,
 }
 
@@ -47,11 +52,23 @@ pub(in crate::volume) struct Blocked {
     until: Option<BootTime>,
     /// What was read may be older than what has arrived since.
     stale: bool,
+    /// Rows of numbers that are taken back then.
+    numbers: Vec<Vec<u8>>,
 }
 
 impl Blocked {
     pub(in crate::volume) fn is_nothing(&self) -> bool {
-        self.tickets.is_empty() && self.until.is_none() && !self.stale
+        let nothing = self.tickets.is_empty() && self.until.is_none() && !self.stale;
+        nothing && self.numbers.is_empty()
+    }
+
+    /// Numbers that nobody has used when this is over are taken back.
+    pub(in crate::volume) fn takes_back(&mut self, rows: Vec<Vec<u8>>) {
+        self.numbers = rows;
+    }
+
+    pub(in crate::volume) fn take_numbers(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.numbers)
     }
 
     /// Ends when the operation may be tried again.
@@ -66,7 +83,7 @@ impl Blocked {
         self.until = self.until.max(Some(at));
     }
 
-    fn wait_for(&mut self, ticket: &Arc<Ticket>) {
+    pub(in crate::volume) fn wait_for(&mut self, ticket: &Arc<Ticket>) {
         if !self.tickets.iter().any(|other| Arc::ptr_eq(other, ticket)) {
             self.tickets.push(Arc::clone(ticket));
         }
@@ -81,10 +98,15 @@ impl Place {
 }
 
 impl Writer {
-    /// Its session is over. (One whose lease is over holds on until somebody
-    /// asks.)
+    /// Its session is over, or its time. (One whose lease is over holds on
+    /// until somebody asks.)
     pub(super) fn is_gone(&self) -> bool {
-        self.queue.is_ended()
+        self.queue.is_ended() || self.ends.is_some_and(BootTime::passed)
+    }
+
+    /// Is it the right to a directory?
+    pub(super) fn makes(&self) -> bool {
+        self.ends.is_some()
     }
 
     /// Was it recalled, and that is over?
@@ -210,6 +232,15 @@ impl Rights {
         tickets.iter().for_each(|ticket| blocked.wait_for(ticket));
     }
 
+    /// Everything to which these sessions have such a right.
+    pub(in crate::volume) fn written_by(&self, sessions: &[SessionId]) -> Vec<Ino> {
+        let inner = self.inner.lock();
+        let is_theirs = |place: &Place| {
+            place.writer.as_ref().is_some_and(|writer| sessions.contains(&writer.session))
+        };
+        inner.places.iter().filter(|(_, place)| is_theirs(place)).map(|(ino, _)| *ino).collect()
+    }
+
     /// What `by` waited for is over: rights that were given up, or ran out, are
     /// no more. Under the writer lock: nothing commits under such a right
     /// after this.
@@ -241,7 +272,8 @@ impl Rights {
     pub(in crate::volume) fn allows_commit(&self, by: SessionId, ino: Ino, number: u64) -> bool {
         let inner = self.inner.lock();
         let writer = inner.places.get(&ino).and_then(|place| place.writer.as_ref());
-        if let Some(writer) = writer.filter(|w| w.session == by && w.number == number) {
+        let is_his = |w: &&Writer| w.session == by && w.number == number && !w.is_gone();
+        if let Some(writer) = writer.filter(is_his) {
             writer.recall.iter().for_each(is_coming);
             return true;
         }
@@ -278,11 +310,19 @@ impl Rights {
         inner.places[&ino].writer.as_ref().unwrap().recall.as_ref().unwrap().left()
     }
 
+    /// Asks a session for everything that it has written and made.
+    pub(in crate::volume) fn recall_all_writes(&self, session: &Session) -> Option<Arc<Ticket>> {
+        let queue = session.recalls.as_ref().filter(|queue| queue.knows().writing)?;
+        let ticket = Ticket::new(queue.lease_end());
+        let recalled = Recalled { all_writes: true, ..Recalled::default() };
+        queue.push(recalled, Arc::clone(&ticket));
+        Some(ticket)
+    }
+
     /// A session of before a restart: it may have written to whatever it has
     /// open for writing.
     pub(super) fn recovered_writer(&self, session: &Session) {
-        let Some(queue) = session.recalls.as_ref().filter(|queue| queue.knows_write_rights())
-        else {
+        let Some(queue) = session.recalls.as_ref().filter(|queue| queue.knows().writing) else {
             return;
         };
         let ticket = Ticket::new(BootTime::now().after(limits::LEASE + limits::LEASE_MARGIN));
@@ -316,41 +356,66 @@ impl Granting<'_> {
     /// if nobody else has it or keeps anything of the file. `held`: it was asked
     /// for by itself.
     pub(super) fn write_right(&mut self, attr: &mut v1::Attr, held: bool) {
-        let (session, now) = (self.session, self.now);
-        if !self.queue.knows_write_rights() || attr.kind() != v1::FileKind::Regular {
+        if !self.queue.knows().writing || attr.kind() != v1::FileKind::Regular {
             return;
         }
+        let held_until = if held { self.now.after(HOLD) } else { self.now };
+        if let Some(number) = self.right_to(Ino(attr.ino), (held_until, None)) {
+            attr.write_right = number;
+        }
+    }
+
+    /// Grants the right to make files in a directory that is new.
+    pub(super) fn make_right(&mut self, entry: &mut v1::Entry) {
+        let Some(attr) = entry.attr.as_ref().filter(|_| self.queue.knows().making) else { return };
+        if self.inner.makers >= MAKERS_MAX {
+            return;
+        }
+        let ends = self.now.after(limits::MAKE_RIGHT + limits::MAKE_RIGHT_MARGIN);
+        if let Some(number) = self.right_to(Ino(attr.ino), (self.now, Some(ends))) {
+            self.inner.makers += 1;
+            entry.make_right = number;
+            entry.make_right_millis =
+                u32::try_from(limits::MAKE_RIGHT.as_millis()).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// The number of the right to this inode, if the session may have it.
+    fn right_to(
+        &mut self,
+        ino: Ino,
+        (held_until, ends): (BootTime, Option<BootTime>),
+    ) -> Option<u64> {
+        let (session, now) = (self.session, self.now);
         let others = |(unknown, ticket): &(Option<SessionId>, Arc<Ticket>)| {
             *unknown != Some(session) && !ticket.is_over()
         };
         if self.inner.unknown.iter().any(others) {
-            return;
+            return None;
         }
-        let held_until = if held { now.after(HOLD) } else { now };
         let queue = Arc::clone(self.queue);
         let number = self.inner.next_number;
-        let Some(place) = self.any_place(Ino(attr.ino)) else { return };
+        let place = self.any_place(ino)?;
         if place.is_waited_for_by_another(session, now).is_some() {
-            return;
+            return None;
         }
         let is_kept = |keeper: &super::Keeper| keeper.session != session && !keeper.is_gone(now);
         if place.attributes.iter().any(is_kept) {
-            return;
+            return None;
         }
         match &mut place.writer {
             Some(writer) if writer.is_gone() => {}
             // Given up, or over: another one under another number.
             Some(writer) if writer.session == session && writer.is_recalled() => {}
             Some(writer) if writer.session == session && writer.recall.is_none() => {
-                attr.write_right = writer.number;
-                return;
+                return Some(writer.number);
             }
-            Some(_) => return,
+            Some(_) => return None,
             None => {}
         }
-        place.writer = Some(Writer { session, number, queue, held_until, recall: None });
-        attr.write_right = number;
+        place.writer = Some(Writer { session, number, queue, held_until, ends, recall: None });
         self.inner.next_number += 1;
         self.rights.may_have_writers.store(true, Ordering::Release);
+        Some(number)
     }
 }

@@ -169,6 +169,7 @@ pub(super) fn new_session(scope: &str, token_flags: v1::Flags) -> NewSession {
         },
         recalls: false,
         write_rights: false,
+        make_rights: false,
         acls: true,
         host_name: "host".to_owned(),
         dir: "/mnt".to_owned(),

@@ -1,0 +1,183 @@
+//! Files that this mount has made and meta does not know of yet. They are sent
+//! with what was written to them, at close at the latest or when somebody wants
+//! to see their directory: one round trip makes, fills and closes a small file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use flexfs_common::ids::Ino;
+use flexfs_common::{Code, Error, Result};
+use flexfs_proto::v1;
+use futures::StreamExt;
+use parking_lot::Mutex;
+
+use super::file::{Form, Writer, is_lack_of_room};
+use super::flush::How;
+use super::right::WriteRight;
+use super::{DataPlane, FLUSH_ALL_PARALLEL, FileData};
+
+/// How meta is going to hear of a file.
+#[derive(Clone, Debug)]
+pub struct HeldFile {
+    /// Who has made it.
+    pub caller: v1::Caller,
+    /// With `held`.
+    pub make: v1::Make,
+    /// Meta's number of its directory.
+    pub dir: Ino,
+    /// As it was made.
+    pub attr: v1::Attr,
+}
+
+/// Some of the files that are held back.
+#[derive(Clone, Copy, Debug)]
+pub enum Which {
+    /// Those of a directory, by meta's number.
+    In(Ino),
+    /// All.
+    All,
+}
+
+/// Which files are held back, and the directory of each.
+#[derive(Debug, Default)]
+pub(super) struct HeldFiles {
+    dirs: Mutex<HashMap<Ino, Ino>>,
+    /// How many: asked with most operations.
+    count: AtomicUsize,
+}
+
+impl HeldFiles {
+    fn add(&self, file: Ino, dir: Ino) {
+        let mut dirs = self.dirs.lock();
+        dirs.insert(file, dir);
+        self.count.store(dirs.len(), Ordering::Release);
+    }
+
+    /// Meta knows of it, or never will.
+    pub(super) fn forget(&self, file: Ino) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            let mut dirs = self.dirs.lock();
+            dirs.remove(&file);
+            self.count.store(dirs.len(), Ordering::Release);
+        }
+    }
+
+    pub(super) fn files(&self, which: Which) -> Vec<Ino> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let dirs = self.dirs.lock();
+        let wanted = |dir: &Ino| match which {
+            Which::In(wanted) => *dir == wanted,
+            Which::All => true,
+        };
+        dirs.iter().filter(|(_, dir)| wanted(dir)).map(|(file, _)| *file).collect()
+    }
+}
+
+impl DataPlane {
+    /// A file was made here. To be called while it is sure that the right to
+    /// its directory is not taken back.
+    pub fn hold(&self, handle: Bytes, held: HeldFile) {
+        let file = self.file(handle, &held.attr);
+        let open_id = held.make.held.as_ref().map_or(0, |held| held.open_id);
+        self.core.held.add(file.ino, held.dir);
+        {
+            let mut state = file.state.lock();
+            state.writer = Some(Writer { caller: held.caller.clone(), open_id });
+            state.right = WriteRight::of_held();
+            state.dirty_since = Some(Instant::now());
+            state.held = Some(Box::new(held));
+        }
+        self.core.mark_dirty(&file, false);
+    }
+
+    /// How many files are held back.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.core.held.count.load(Ordering::Acquire)
+    }
+
+    /// Tells meta of these files. What fails is told to who has them open.
+    pub async fn report_made(&self, which: Which) {
+        let files = self.core.held.files(which).into_iter().filter_map(|ino| self.get(ino));
+        let files: Vec<Arc<FileData>> = files.collect();
+        let told = files.into_iter().map(|file| async move {
+            // Logged, and kept for the opens.
+            let _ = file.flush_now(How::ALL).await;
+        });
+        futures::stream::iter(told).for_each_concurrent(FLUSH_ALL_PARALLEL, |done| done).await;
+    }
+}
+
+impl FileData {
+    /// Does meta not know of it yet?
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.state.lock().held.is_some()
+    }
+
+    /// Its attributes as it was made, while meta does not know of it.
+    #[must_use]
+    pub fn held_attr(&self) -> Option<v1::Attr> {
+        self.state.lock().held.as_ref().map(|held| held.attr)
+    }
+
+    /// Tells meta of the file if it does not know of it yet.
+    ///
+    /// # Errors
+    /// What that fails with.
+    pub async fn report_made(self: &Arc<Self>) -> Result<()> {
+        if !self.is_held_back() {
+            return Ok(());
+        }
+        let file = Arc::clone(self);
+        // A task of its own: who is interrupted leaves nothing half done.
+        let task = tokio::spawn(async move { file.flush_now(How::ALL).await });
+        task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
+    }
+
+    /// Tells meta of the file, with its whole contents or without any. In the
+    /// file's turn to be flushed.
+    pub(super) async fn report_with(&self, contents: Bytes, sync: bool) -> Result<()> {
+        match self.send_report(contents.clone(), sync).await {
+            Err(error) if !contents.is_empty() && is_lack_of_room(&error) => {
+                // As without a right to make it: it is there, and empty.
+                self.send_report(Bytes::new(), false).await?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    async fn send_report(&self, contents: Bytes, sync: bool) -> Result<()> {
+        let (mut make, caller, era, mtime) = {
+            let state = self.state.lock();
+            let Some(held) = &state.held else { return Ok(()) };
+            (held.make.clone(), held.caller.clone(), state.right.era(), state.mtime)
+        };
+        let has_contents = !contents.is_empty();
+        if let Some(held) = &mut make.held {
+            held.inline_data = has_contents.then(|| contents.clone());
+            held.mtime = mtime;
+            held.sync = sync;
+        }
+        flexfs_common::failpoint!("mount-make-before");
+        let result = self.core.session.call(caller, v1::op::Body::Make(make)).await?;
+        flexfs_common::failpoint!("mount-make-after");
+        let v1::reply::Result::Entry(v1::Entry { attr: Some(attr), .. }) = result else {
+            return Err(Error::new(Code::ProtocolInvalid, "not the answer to Make"));
+        };
+        let mut state = self.state.lock();
+        state.held = None;
+        state.right.told_of(attr.write_right, era);
+        if has_contents {
+            state.all_landed();
+        }
+        state.committed(Some(attr), Form::Inline(contents));
+        Ok(())
+    }
+}
