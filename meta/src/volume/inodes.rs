@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flexfs_common::ids::{Ino, SessionId};
-use flexfs_common::{Code, Result, limits};
+use flexfs_common::{Code, Error, Result, limits};
 
 use super::contents;
 use super::context::Context;
@@ -113,10 +113,11 @@ pub(super) fn add_open(
     Ok(open)
 }
 
-/// Records an open of the session under an id that is not in use.
+/// Records an open of the session under an id of its own choice.
 ///
 /// # Errors
-/// `RATE_LIMITED` at the session's limit.
+/// `RATE_LIMITED` at the session's limit, `PROTOCOL_INVALID` for an id that is
+/// in use.
 pub(super) fn add_open_as(
     ctx: &Context<'_>,
     edit: &mut Edit<'_>,
@@ -127,6 +128,9 @@ pub(super) fn add_open_as(
     let opens = session.opens.load(std::sync::atomic::Ordering::Acquire);
     if usize::try_from(opens).unwrap_or(0) >= limits::OPENS_PER_SESSION_MAX {
         return Err(Code::RateLimited.into());
+    }
+    if edit.view().open_row(session.id, open)?.is_some() {
+        return Err(Error::new(Code::ProtocolInvalid, "the id of another open"));
     }
     let keys = edit.keys();
     edit.put(&keys.open_of_session(session.id, open), &OpenRow { ino: ino.0, flags });

@@ -9,6 +9,7 @@ mod fixture;
 mod keeping;
 mod life;
 mod locks;
+mod making;
 mod model;
 mod rename;
 mod restoring;

@@ -161,7 +161,7 @@ impl Volume {
         inos.extend(self.held_in(changes.left_scopes, session.id));
         inos.sort_unstable();
         inos.dedup();
-        let may_write = |session, ino| may_have_held(view, ino, session);
+        let may_write = |session, ino| self.may_have_held(view, ino, session);
         let mut blocked = self.rights.recall_writers(session.id, (&inos, stamp), &may_write)?;
         if acquires {
             inos.iter().for_each(|ino| self.rights.make_way(session.id, *ino, &mut blocked));
@@ -205,17 +205,23 @@ impl Volume {
         blocked.takes_back(rows);
         Ok(())
     }
-}
 
-/// May a session of before a restart have written to this file, or made files
-/// in this directory?
-fn may_have_held(view: View<'_>, ino: Ino, session: SessionId) -> Result<bool> {
-    let Some(inode) = view.inode(ino)? else { return Ok(false) };
-    if !inode.is_dir() {
-        return opened_for_writing(view, ino, session);
+    /// May a session of before a restart have written to this file, or made
+    /// files in this directory?
+    fn may_have_held(&self, view: View<'_>, ino: Ino, session: SessionId) -> Result<bool> {
+        let Some(inode) = view.inode(ino)? else { return Ok(false) };
+        if !inode.is_dir() {
+            return opened_for_writing(view, ino, session);
+        }
+        let makes = self.sessions.live(session).is_ok_and(|session| {
+            session.recalls.as_ref().is_some_and(|recalls| recalls.knows().making)
+        });
+        if !makes || ino == self.identity.root {
+            return Ok(false);
+        }
+        let held = limits::MAKE_RIGHT + limits::MAKE_RIGHT_MARGIN;
+        let held = i64::try_from(held.as_secs()).unwrap_or(i64::MAX);
+        let now = jiff::Timestamp::now().as_second();
+        Ok(inode.btime.is_none_or(|made| now.saturating_sub(made.seconds) <= held))
     }
-    let held = limits::MAKE_RIGHT + limits::MAKE_RIGHT_MARGIN;
-    let held = i64::try_from(held.as_secs()).unwrap_or(i64::MAX);
-    let now = jiff::Timestamp::now().as_second();
-    Ok(inode.btime.is_none_or(|made| now.saturating_sub(made.seconds) <= held))
 }

@@ -120,6 +120,12 @@ impl Fixture {
         self.client_of(NewSession { recalls: true, write_rights: true, ..new })
     }
 
+    /// A writer that may be granted the right to make files.
+    pub(super) fn maker(&self, scope: &str, token_flags: v1::Flags) -> Client {
+        let new = new_session(scope, token_flags);
+        self.client_of(NewSession { recalls: true, write_rights: true, make_rights: true, ..new })
+    }
+
     /// A writer with a token that others have too.
     pub(super) fn writer_of(&self, token_id: TokenId) -> Client {
         let new = NewSession { token_id, ..new_session("/", v1::Flags::default()) };
