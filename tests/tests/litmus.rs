@@ -211,6 +211,64 @@ fn what_is_created_is_there() {
     });
 }
 
+/// In new directories, in which a mount makes files by itself and tells meta
+/// later: some are still open when the other looks, or takes their names.
+#[test]
+fn what_is_made_in_a_new_directory_is_there() {
+    litmus("make in a new directory", |t| {
+        let dir = t.name("dir");
+        let (x, y) = (t.x(&dir), t.y(&dir));
+        t.act("mkdir", || fs::create_dir(&x));
+        let (mut open, mut expected) = (Vec::new(), Vec::new());
+        for n in 0..=t.below(6) {
+            let (name, contents) = (format!("f{n}"), t.contents(12_000));
+            let mut file = t.act("create", || File::create_new(x.join(&name)));
+            t.act("write", || file.write_all(&contents));
+            if t.below(2) == 0 {
+                open.push(file);
+            }
+            expected.push((name, contents));
+        }
+        let at = usize::try_from(t.below(expected.len() as u64)).unwrap();
+        let (name, contents) = expected[at].clone();
+        match t.below(8) {
+            0 => t.sees("stat", len(&y.join(&name)) == Some(contents.len() as u64)),
+            1 => t.sees("contents", holds(&y.join(&name), &contents)),
+            2 => t.sees("list", names(&y).len() == expected.len()),
+            3 => {
+                let again = File::create_new(y.join(&name)).map(drop);
+                t.sees("exclusive", again.is_err_and(|e| e.kind() == ErrorKind::AlreadyExists));
+            }
+            4 => {
+                t.act("unlink there", || fs::remove_file(y.join(&name)));
+                t.sees("unlinked", absent(&x.join(&name)));
+                expected.remove(at);
+            }
+            5 => {
+                t.act("rename there", || fs::rename(y.join(&name), y.join("moved")));
+                expected[at].0 = "moved".to_owned();
+            }
+            6 => {
+                t.act("create there", || File::create_new(y.join("theirs")));
+                expected.push(("theirs".to_owned(), Vec::new()));
+            }
+            _ => {
+                let away = t.name("away");
+                t.act("move there", || fs::rename(&y, y.with_file_name(&away)));
+                t.act("move back", || fs::rename(x.with_file_name(&away), &x));
+            }
+        }
+        for (name, contents) in &expected {
+            t.sees(&format!("{name} there"), holds(&y.join(name), contents));
+            t.sees(&format!("{name} here"), holds(&x.join(name), contents));
+        }
+        t.sees("lists", names(&x).len() == expected.len() && names(&y).len() == expected.len());
+        drop(open);
+        t.act("remove", || fs::remove_dir_all(&y));
+        t.sees("removed", absent(&x));
+    });
+}
+
 #[test]
 fn what_was_closed_is_read_by_who_opens() {
     let mut last = Vec::new();

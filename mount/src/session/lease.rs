@@ -63,6 +63,13 @@ impl Lease {
     }
 }
 
+/// How far meta's clock may have fallen behind between two answers, in
+/// nanoseconds: 500 ppm (the most that NTP slews) of a heartbeat.
+const DRIFT: i64 = 1_000_000;
+/// An answer that is later by this, in nanoseconds, means that its clock was
+/// set back.
+const SET_BACK: i64 = 1_000_000_000;
+
 /// Meta's wall clock as an offset from our boot clock: a changed local wall
 /// clock does not disturb it.
 #[derive(Debug, Default)]
@@ -71,16 +78,19 @@ pub(super) struct MetaClock {
 }
 
 impl MetaClock {
-    /// Meta said `now` between `sent` and this moment; the middle is the best
-    /// guess (RFC 5905 section 8).
-    pub(super) fn learn(&self, sent: BootTime, now: &v1::Timestamp) {
-        let received = BootTime::now();
-        let middle = sent.after(received.since(sent) / 2);
+    /// Meta said `now` before this moment. What is stamped with this clock must
+    /// not lie in meta's future, where meta would change it: so it is meta's
+    /// time less the way of the quickest answer of late.
+    pub(super) fn learn(&self, now: &v1::Timestamp) {
         let wall = i128::from(now.seconds) * 1_000_000_000 + i128::from(now.nanos);
-        let offset = wall - i128::from(middle.as_nanos());
-        if let Ok(offset) = i64::try_from(offset) {
-            self.offset_nanos.store(offset, Ordering::Release);
-        }
+        let offset = wall - i128::from(BootTime::now().as_nanos());
+        let Ok(offset) = i64::try_from(offset) else { return };
+        let known = self.offset_nanos.load(Ordering::Acquire);
+        let later = known.saturating_sub(offset);
+        // A slow answer, not a clock that was set back.
+        let offset =
+            if (0..SET_BACK).contains(&later) { offset.max(known - DRIFT) } else { offset };
+        self.offset_nanos.store(offset, Ordering::Release);
     }
 
     pub(super) fn now(&self) -> v1::Timestamp {
@@ -122,8 +132,20 @@ mod tests {
     fn the_clock_follows_meta() {
         let clock = MetaClock::default();
         let meta = v1::Timestamp { seconds: 1_800_000_000, nanos: 5 };
-        clock.learn(BootTime::now(), &meta);
+        clock.learn(&meta);
         let now = clock.now();
         assert!((1_800_000_000..1_800_000_005).contains(&now.seconds), "{now:?}");
+        // An answer that took half a second; a clock that was set back.
+        let offset = || clock.offset_nanos.load(Ordering::Acquire);
+        let before = offset();
+        let behind = |nanos: i64| {
+            let wall = before + i64::try_from(BootTime::now().as_nanos()).unwrap() - nanos;
+            let (seconds, nanos) = (wall / 1_000_000_000, wall % 1_000_000_000);
+            v1::Timestamp { seconds, nanos: u32::try_from(nanos).unwrap() }
+        };
+        clock.learn(&behind(500_000_000));
+        assert_eq!(offset(), before - DRIFT);
+        clock.learn(&behind(5_000_000_000));
+        assert!((offset() - before + 5_000_000_000).abs() < 1_000_000_000);
     }
 }

@@ -130,7 +130,7 @@ impl Shared {
 
     pub(super) fn resumed(&self, sent: BootTime, resumed: &v1::Resumed) {
         if let Some(now) = &resumed.now {
-            self.clock.learn(sent, now);
+            self.clock.learn(now);
         }
         self.new_secret.again();
         self.outbox.requeue(&resumed.slot_sequences);
@@ -159,7 +159,7 @@ impl Shared {
     pub(super) fn heartbeat_answered(&self, ack: &v1::HeartbeatAck) {
         let Some(sent) = self.heartbeats.lock().answered(ack.number) else { return };
         if let Some(now) = &ack.now {
-            self.clock.learn(sent, now);
+            self.clock.learn(now);
         }
         self.renewed(sent, ack.lease_millis);
     }

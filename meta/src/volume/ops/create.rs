@@ -116,14 +116,13 @@ fn make_held(
         commit::first_contents(ctx, edit, (ino, &mut inode), (contents, held.mtime))?;
     }
     dentry::insert(edit, &ctx.identity.order, dir.ino(), name, (ino, inode.kind))?;
+    let before = dir.inode().ctime;
     edit.update_inode(dir.ino(), |dir| {
         dir.entries += 1;
         // Files that were made one after another may come in another order.
-        let later = |a: Option<v1::Timestamp>, b: Option<v1::Timestamp>| {
-            let key = |at: &v1::Timestamp| (at.seconds, at.nanos);
-            if a.as_ref().map(key) < b.as_ref().map(key) { b } else { a }
-        };
         dir.mtime = later(dir.mtime, at);
+        // As the mount has told it already.
+        dir.ctime = later(before, at);
     })?;
     if writes(op.open_flags) {
         ctx.wish.set(Wish::Open);
@@ -134,6 +133,11 @@ fn make_held(
     let entry = v1::Entry { handle, attr, open_id: held.open_id, ..v1::Entry::default() };
     let answer = reply::Result::Entry(entry);
     Ok(if held.sync { Outcome::AnswerSynced(answer) } else { answer.into() })
+}
+
+fn later(a: Option<v1::Timestamp>, b: Option<v1::Timestamp>) -> Option<v1::Timestamp> {
+    let key = |at: &v1::Timestamp| (at.seconds, at.nanos);
+    if a.as_ref().map(key) < b.as_ref().map(key) { b } else { a }
 }
 
 /// The client's time of the making: not later than now, and not earlier than

@@ -273,16 +273,20 @@ fn numbers_ahead_end_with_their_session_and_are_never_too_many() {
 fn nobody_is_told_of_a_quota_that_only_numbers_ahead_have_reached() {
     on_each_engine(|fixture| {
         let mut settings = fixture.volume.settings();
-        settings.max_inodes = 203;
+        settings.max_inodes = 205;
         fixture.volume.update_settings(settings).unwrap();
-        let (one, two) = (maker(fixture), maker(fixture));
+        let plain = fixture.client();
+        plain.mkdir(&plain.root, "one").unwrap();
+        plain.mkdir(&plain.root, "two").unwrap();
+        let (one, two) = (fixture.maker("/one", v1::Flags::default()), maker(fixture));
         let dir = mkdir(&one, "d");
         let lent = numbers(&one, 100);
         assert_eq!(lent.len(), 2, "one in a hundred of what is free");
-        for n in 0..199 {
-            two.create(&two.root, &n.to_string()).unwrap();
-        }
-        let mut asked = Box::pin(begin(&two, make(&two.root, "last", FileKind::Regular, 0)));
+        let theirs = two.walk("two").unwrap().handle;
+        let file = |name: &str| make(&theirs, name, FileKind::Regular, 0);
+        let all = (0..199).map(|n| file(&n.to_string())).collect();
+        assert!(two.frame(all).iter().all(Result::is_ok));
+        let mut asked = Box::pin(begin(&two, file("last")));
         let recalls = recalled(&one);
         let recall = recalls.iter().find(|recall| recall.all_writes).expect("of numbers");
         assert!(!is_answered(&mut asked));
@@ -290,9 +294,9 @@ fn nobody_is_told_of_a_quota_that_only_numbers_ahead_have_reached() {
         one.make(held(&dir, "f", &lent[0])).unwrap();
         give_up(&one, &[recall.id]);
         assert!(answer(runtime().block_on(asked)).is_ok());
-        assert_eq!(two.create(&two.root, "more").unwrap_err(), Code::FsQuota);
+        assert_eq!(two.create(&theirs, "more").unwrap_err(), Code::FsQuota);
         assert_eq!(one.make(held(&dir, "g", &lent[1])).unwrap_err(), Code::WriteLost);
-        assert_eq!(fixture.verify().inodes, 203);
+        assert_eq!(fixture.verify().inodes, 205);
     });
 }
 

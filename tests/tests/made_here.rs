@@ -1,0 +1,337 @@
+//! Files that a mount makes by itself, in a directory to which it has the right
+//! to do so, and tells meta of at close: nobody sees the directory without them,
+//! and nothing that was made is lost in silence.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking, their helpers too"
+)]
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use flexfs_tests::wait::{wait_until, within};
+use flexfs_tests::{Cluster, Mount};
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+/// Meta answers again at the latest when this is dropped.
+struct Stopped<'c>(&'c Cluster);
+
+impl<'c> Stopped<'c> {
+    fn new(cluster: &'c Cluster) -> Stopped<'c> {
+        cluster.signal_meta(Signal::STOP);
+        Stopped(cluster)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal_meta(Signal::CONT);
+    }
+}
+
+/// A directory in which this mount makes files by itself: it has numbers for
+/// them, which come soon after the first directory was made.
+fn own_directory(cluster: &Cluster, mount: &Mount, name: &str) {
+    fs::create_dir(mount.path(name)).unwrap();
+    let mut tried = 0;
+    wait_until("a file that is made without meta", Duration::from_secs(30), || {
+        tried += 1;
+        let path = mount.path(name).join(format!("try{tried}"));
+        let stopped = Stopped::new(cluster);
+        let (sent, made) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let file = File::create_new(&path).unwrap();
+            let _ = sent.send(());
+            drop(file);
+            fs::remove_file(path).unwrap();
+        });
+        let alone = made.recv_timeout(Duration::from_millis(300)).is_ok();
+        drop(stopped);
+        thread.join().unwrap();
+        alone
+    });
+    // Known again after the file was removed.
+    fs::metadata(mount.path(name)).unwrap();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Meta does not answer at all, and the file is there with all that is asked
+/// of it; its close waits.
+#[test]
+fn a_file_is_made_written_and_looked_at_without_meta() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    own_directory(&cluster, &a, "d");
+    let path = a.path("d/f");
+    let stopped = Stopped::new(&cluster);
+    let (file, path) = within("a file without meta", Duration::from_secs(5), move || {
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(&path)
+            .unwrap();
+        file.write_all(b"made here").unwrap();
+        let by_name = fs::metadata(&path).unwrap();
+        assert_eq!((by_name.len(), by_name.mode(), by_name.nlink()), (9, 0o100_640, 1));
+        assert_eq!(by_name.ino(), file.metadata().unwrap().ino());
+        let mut none = [0; 9];
+        assert_eq!(
+            rustix::fs::getxattr(&path, "user.x", &mut none[..]).unwrap_err(),
+            Errno::NODATA
+        );
+        let dir = fs::metadata(path.parent().unwrap()).unwrap();
+        assert_eq!(dir.modified().unwrap(), by_name.created().unwrap(), "its last change");
+        (file, path)
+    });
+    let inode = file.metadata().unwrap().ino();
+    drop(stopped);
+    let again = File::create_new(&path).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+    drop(file);
+    assert_eq!(fs::read(b.path("d/f")).unwrap(), b"made here");
+    let theirs = fs::metadata(b.path("d/f")).unwrap();
+    assert_eq!((theirs.ino(), theirs.mode()), (inode, 0o100_640));
+    let ours = fs::metadata(&path).unwrap();
+    assert_eq!(ours.created().unwrap(), theirs.created().unwrap());
+    let times = |mount: &Mount| fs::metadata(mount.path("d")).unwrap().modified().unwrap();
+    assert_eq!(times(&a), times(&b));
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+/// Whoever looks, by whatever call, sees what is open elsewhere and was never
+/// closed.
+#[test]
+fn another_mount_sees_what_is_not_closed() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    type Look = fn(&Path) -> bool;
+    let all: [(&str, Look); 8] = [
+        ("stat", |dir| fs::metadata(dir.join("f")).is_ok_and(|found| found.len() == 5)),
+        ("read", |dir| fs::read(dir.join("f")).is_ok_and(|read| read == b"hello")),
+        ("list", |dir| names(dir).contains(&"f".to_owned())),
+        ("create", |dir| {
+            File::create_new(dir.join("f")).is_err_and(|e| e.kind() == ErrorKind::AlreadyExists)
+        }),
+        ("unlink", |dir| fs::remove_file(dir.join("f")).is_ok()),
+        ("rename", |dir| fs::rename(dir.join("f"), dir.join("g")).is_ok()),
+        ("link", |dir| fs::hard_link(dir.join("f"), dir.join("g")).is_ok()),
+        ("rmdir", |dir| {
+            fs::remove_dir(dir).is_err_and(|e| e.kind() == ErrorKind::DirectoryNotEmpty)
+        }),
+    ];
+    for (n, (name, look)) in all.into_iter().enumerate() {
+        let dir = format!("d{n}");
+        own_directory(&cluster, &a, &dir);
+        let mut file = File::create_new(a.path(&dir).join("f")).unwrap();
+        file.write_all(b"hello").unwrap();
+        assert!(look(&b.path(&dir)), "{name}");
+        // It is open here whatever became of its name.
+        file.write_all(b" again").unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 11, "{name}");
+    }
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+/// Everything that this mount itself does to a file that it has not told of.
+#[test]
+fn every_call_finds_what_was_made_here() {
+    let cluster = Cluster::start();
+    let a = cluster.mount("shared", &cluster.volume("shared"));
+    own_directory(&cluster, &a, "d");
+    let dir = a.path("d");
+    let make = |name: &str| {
+        let path = dir.join(name);
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.write_all(b"contents").unwrap();
+        (file, path)
+    };
+    let (file, path) = make("chmod");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(file.metadata().unwrap().mode(), 0o100_600);
+    let (file, path) = make("truncate");
+    file.set_len(3).unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"con");
+    let (_file, path) = make("link");
+    fs::hard_link(&path, dir.join("linked")).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().nlink(), 2);
+    let (_file, path) = make("rename");
+    fs::rename(&path, dir.join("renamed")).unwrap();
+    assert_eq!(fs::read(dir.join("renamed")).unwrap(), b"contents");
+    let (mut file, path) = make("unlink");
+    fs::remove_file(&path).unwrap();
+    assert!(!path.exists());
+    file.write_all(b" more").unwrap();
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    let (_file, path) = make("open");
+    let mut again = String::new();
+    File::open(&path).unwrap().read_to_string(&mut again).unwrap();
+    assert_eq!(again, "contents");
+    let (_file, path) = make("xattr");
+    rustix::fs::setxattr(&path, "user.x", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    let mut value = [0; 1];
+    assert_eq!(rustix::fs::getxattr(&path, "user.x", &mut value[..]).unwrap(), 1);
+    let (file, _path) = make("lock");
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let (file, _path) = make("sync");
+    file.sync_all().unwrap();
+    let (mut file, path) = make("large");
+    file.write_all(&vec![7; 9 << 20]).unwrap();
+    drop(file);
+    assert_eq!(fs::metadata(path).unwrap().len(), (9 << 20) + 8);
+    let (_file, _path) = make("listed");
+    assert!(names(&dir).contains(&"listed".to_owned()));
+    let (_file, _path) = make("kept");
+    assert_eq!(fs::remove_dir(&dir).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+    a.stop();
+    cluster.verify_clean();
+}
+
+/// Who may make files where, and with what, is as everywhere else.
+#[test]
+fn a_directory_that_was_made_otherwise_or_changed_is_asked_for() {
+    let cluster = Cluster::start();
+    let a = cluster.mount("shared", &cluster.volume("shared"));
+    own_directory(&cluster, &a, "d");
+    fs::set_permissions(a.path("d"), fs::Permissions::from_mode(0o2777)).unwrap();
+    std::os::unix::fs::chown(a.path("d"), None, Some(4242)).unwrap();
+    fs::write(a.path("d/f"), "").unwrap();
+    assert_eq!(fs::metadata(a.path("d/f")).unwrap().gid(), 4242, "set-group-ID");
+    own_directory(&cluster, &a, "e");
+    let acl = flexfs_tests::Run::of(
+        std::process::Command::new("setfacl").args(["-d", "-m", "u:1:rw"]).arg(a.path("e")),
+        Duration::from_secs(30),
+    );
+    acl.ok();
+    fs::write(a.path("e/f"), "").unwrap();
+    let mut list = [0; 100];
+    let len = rustix::fs::getxattr(a.path("e/f"), "system.posix_acl_access", &mut list[..]);
+    assert!(len.unwrap() > 0, "the default list is inherited");
+    a.stop();
+    cluster.verify_clean();
+}
+
+#[test]
+fn what_a_killed_mount_had_made_is_not_there_and_nothing_is_left_of_it() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    own_directory(&cluster, &a, "d");
+    fs::write(a.path("d/closed"), "is there").unwrap();
+    let stopped = Stopped::new(&cluster);
+    let path = a.path("d/open");
+    let file = within("a file without meta", Duration::from_secs(5), move || {
+        let mut file = File::create_new(path).unwrap();
+        file.write_all(b"is not").unwrap();
+        file
+    });
+    a.kill9();
+    drop(stopped);
+    drop(file);
+    assert_eq!(names(&b.path("d")), ["closed"]);
+    assert_eq!(fs::read(b.path("d/closed")).unwrap(), b"is there");
+    a.clear();
+    b.stop();
+    cluster.verify_clean();
+}
+
+#[test]
+fn what_was_made_outlives_meta() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    for round in 0..3 {
+        let dir = format!("d{round}");
+        own_directory(&cluster, &a, &dir);
+        let mut file = File::create_new(a.path(&dir).join("f")).unwrap();
+        file.write_all(b"before").unwrap();
+        cluster.kill9_meta();
+        file.write_all(b" and after").unwrap();
+        cluster.restart_meta();
+        assert_eq!(fs::read(b.path(&dir).join("f")).unwrap(), b"before and after");
+        drop(file);
+        fs::write(a.path(&dir).join("g"), "goes on").unwrap();
+        assert_eq!(names(&b.path(&dir)), ["f", "g"]);
+    }
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+/// Rights that were narrowed between making and closing: nothing arrives, and
+/// who made it is told.
+#[test]
+fn what_may_not_be_made_any_more_is_refused_and_told() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    own_directory(&cluster, &a, "d");
+    let mut file = File::create_new(a.path("d/f")).unwrap();
+    file.write_all(b"too late").unwrap();
+    cluster.configure(&["update", "volume-token", &token.id, "--flags", "ro"]).ok();
+    wait_until("the mount is read-only", Duration::from_secs(30), || {
+        fs::write(a.path("other"), "").is_err_and(|e| e.kind() == ErrorKind::ReadOnlyFilesystem)
+    });
+    let told = file.sync_all();
+    let seen = b.path("d/f").exists();
+    // Either it arrived before, whole, or it did not and its maker knows.
+    assert_ne!(told.is_err(), seen, "{told:?}");
+    if seen {
+        assert_eq!(fs::read(b.path("d/f")).unwrap(), b"too late");
+    }
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+/// A quota of inodes is told at open(2), not at close(2), and to nobody before
+/// it is reached.
+#[test]
+fn a_quota_of_inodes_is_told_when_a_file_is_made() {
+    let cluster = Cluster::start();
+    let token = cluster.volume_with("small", &["--maxInodes", "600"]);
+    let (a, b) = (cluster.mount("small", &token), cluster.mount("small", &token));
+    fs::create_dir(a.path("d")).unwrap();
+    fs::create_dir(b.path("e")).unwrap();
+    let mut made = 3;
+    'all: for n in 0.. {
+        for dir in [a.path("d"), b.path("e")] {
+            match File::create_new(dir.join(n.to_string())) {
+                Ok(file) => drop(file),
+                Err(error) => {
+                    assert_eq!(Errno::from_io_error(&error), Some(Errno::DQUOT));
+                    break 'all;
+                }
+            }
+            made += 1;
+        }
+    }
+    assert_eq!(made, 600);
+    fs::remove_file(a.path("d/0")).unwrap();
+    File::create_new(b.path("e/again")).unwrap();
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
