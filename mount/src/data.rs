@@ -44,7 +44,7 @@ use budget::Budget;
 use file::FileState;
 use flush::How;
 use held::HeldFiles;
-pub use held::{HeldFile, Which};
+pub use held::{HeldFile, SetHeld, Which};
 use mint::Mint;
 use transfer::Transfer;
 

@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flexfs_tests::wait::{wait_until, within};
 use flexfs_tests::{Cluster, Mount};
@@ -43,6 +43,8 @@ fn own_directory(cluster: &Cluster, mount: &Mount, name: &str) {
     let mut tried = 0;
     wait_until("a file that is made without meta", Duration::from_secs(30), || {
         tried += 1;
+        // Known, also after a file was removed from it.
+        fs::metadata(mount.path(name)).unwrap();
         let path = mount.path(name).join(format!("try{tried}"));
         let stopped = Stopped::new(cluster);
         let (sent, made) = std::sync::mpsc::channel();
@@ -57,8 +59,11 @@ fn own_directory(cluster: &Cluster, mount: &Mount, name: &str) {
         thread.join().unwrap();
         alone
     });
-    // Known again after the file was removed.
     fs::metadata(mount.path(name)).unwrap();
+}
+
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000_000_125)
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -96,6 +101,10 @@ fn a_file_is_made_written_and_looked_at_without_meta() {
             rustix::fs::getxattr(&path, "user.x", &mut none[..]).unwrap_err(),
             Errno::NODATA
         );
+        file.set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
+        file.set_modified(long_ago()).unwrap();
+        let changed = fs::metadata(&path).unwrap();
+        assert_eq!((changed.mode(), changed.modified().unwrap()), (0o100_604, long_ago()));
         let dir = fs::metadata(path.parent().unwrap()).unwrap();
         assert_eq!(dir.modified().unwrap(), by_name.created().unwrap(), "its last change");
         (file, path)
@@ -107,7 +116,8 @@ fn a_file_is_made_written_and_looked_at_without_meta() {
     drop(file);
     assert_eq!(fs::read(b.path("d/f")).unwrap(), b"made here");
     let theirs = fs::metadata(b.path("d/f")).unwrap();
-    assert_eq!((theirs.ino(), theirs.mode()), (inode, 0o100_640));
+    assert_eq!((theirs.ino(), theirs.mode()), (inode, 0o100_604));
+    assert_eq!(theirs.modified().unwrap(), long_ago());
     let ours = fs::metadata(&path).unwrap();
     assert_eq!(ours.created().unwrap(), theirs.created().unwrap());
     let times = |mount: &Mount| fs::metadata(mount.path("d")).unwrap().modified().unwrap();
@@ -171,6 +181,26 @@ fn every_call_finds_what_was_made_here() {
     let (file, path) = make("chmod");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(file.metadata().unwrap().mode(), 0o100_600);
+    let (mut file, path) = make("times");
+    file.set_modified(long_ago()).unwrap();
+    file.write_all(b"later").unwrap();
+    drop(file);
+    assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago());
+    let (mut file, path) = make("large times");
+    file.write_all(&vec![7; 100_000]).unwrap();
+    file.set_modified(long_ago()).unwrap();
+    drop(file);
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago());
+    let (file, path) = make("special");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
+    drop(file);
+    assert_eq!(fs::metadata(&path).unwrap().mode(), 0o104_711);
+    let (file, path) = make("chown");
+    std::os::unix::fs::fchown(&file, Some(0), Some(0)).unwrap();
+    std::os::unix::fs::fchown(&file, Some(77), Some(78)).unwrap();
+    drop(file);
+    let owned = fs::metadata(&path).unwrap();
+    assert_eq!((owned.uid(), owned.gid()), (77, 78));
     let (file, path) = make("truncate");
     file.set_len(3).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"con");

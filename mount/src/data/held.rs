@@ -32,6 +32,19 @@ pub struct HeldFile {
     pub attr: v1::Attr,
 }
 
+/// What chmod(2) and utimensat(2) change of a file that is held back.
+#[derive(Clone, Copy, Debug)]
+pub struct SetHeld {
+    /// Permission bits, no others.
+    pub mode: Option<u32>,
+    /// Last access.
+    pub atime: Option<v1::Timestamp>,
+    /// Last modification.
+    pub mtime: Option<v1::Timestamp>,
+    /// Meta's time.
+    pub now: v1::Timestamp,
+}
+
 /// Some of the files that are held back.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
@@ -126,6 +139,34 @@ impl FileData {
         self.state.lock().held.as_ref().map(|held| held.attr)
     }
 
+    /// Changes the mode or times of a file that meta does not know of, or is
+    /// being told of just now. Returns its attributes; `None`: it is too late,
+    /// or what is written may go in parts, of which each would set the time.
+    pub fn set_held(&self, set: &SetHeld) -> Option<v1::Attr> {
+        let _turn = self.turn.try_lock().ok()?;
+        let mut state = self.state.lock();
+        if state.size_now() > self.core.inline_max {
+            return None;
+        }
+        let file = state.held.as_mut()?;
+        let held = file.make.held.as_mut()?;
+        if let Some(mode) = set.mode {
+            (file.make.mode, file.caller.umask, file.attr.mode) = (mode, 0, mode);
+        }
+        if set.atime.is_some() {
+            (held.set_atime, file.attr.atime) = (set.atime, set.atime);
+        }
+        if set.mtime.is_some() {
+            (held.set_mtime, file.attr.mtime) = (set.mtime, set.mtime);
+        }
+        file.attr.ctime = Some(set.now);
+        let attr = file.attr;
+        if set.mtime.is_some() {
+            state.mtime = None;
+        }
+        Some(attr)
+    }
+
     /// Tells meta of the file if it does not know of it yet.
     ///
     /// # Errors
@@ -163,6 +204,7 @@ impl FileData {
         if let Some(held) = &mut make.held {
             held.inline_data = has_contents.then(|| contents.clone());
             held.mtime = mtime;
+            held.set_mtime = held.set_mtime.filter(|_| mtime.is_none());
             held.sync = sync;
         }
         flexfs_common::failpoint!("mount-make-before");

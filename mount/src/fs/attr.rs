@@ -171,6 +171,9 @@ impl FileSystem {
         request: SetAttrRequest,
     ) -> Result<Attributes> {
         self.ready().await?;
+        if let Some(told) = self.set_here(who, ino, &request) {
+            return Ok(told);
+        }
         let file = request.fh.and_then(|fh| self.handles.file(fh).ok());
         let handle = match &file {
             Some(file) => file.handle.clone(),
@@ -228,7 +231,7 @@ impl FileSystem {
     }
 }
 
-fn set_time(time: TimeRequest) -> v1::SetTime {
+pub(super) fn set_time(time: TimeRequest) -> v1::SetTime {
     match time {
         TimeRequest::Now => v1::SetTime { at: None },
         TimeRequest::At(seconds, nanos) => {

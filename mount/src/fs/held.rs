@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 
 use super::file::Grant;
 use super::name::{Created, MakeRequest};
-use super::{Asked, FileSystem};
+use super::{Asked, Attributes, FileSystem, SetAttrRequest, TimeRequest};
 use crate::caller::Requester;
-use crate::data::{HeldFile, Which};
+use crate::data::{HeldFile, SetHeld, Which};
 use crate::session::MetaSession;
 use crate::whole_directories::Making;
 
@@ -182,6 +182,45 @@ impl FileSystem {
         self.inodes.found(&found.attr, handle, parent);
         self.lists_told(&found);
         Some(Created { found, opened })
+    }
+
+    /// chmod, utimens, and a chown to who owns it, of a file that meta does not
+    /// know of. (The kernel has checked who may.)
+    pub(super) fn set_here(
+        &self,
+        who: Requester,
+        ino: u64,
+        request: &SetAttrRequest,
+    ) -> Option<Attributes> {
+        if self.data.held_count() == 0 || self.session.check().is_err() {
+            return None;
+        }
+        let data = self.data.get(self.inodes.meta_ino(ino))?;
+        let attr = data.held_attr()?;
+        let same = |asked: Option<u32>, is: u32| asked.is_none_or(|asked| asked == is);
+        let plain = request.size.is_none()
+            && same(request.uid, attr.uid)
+            && same(request.gid, attr.gid)
+            && request.mode.is_none_or(|mode| mode & SPECIAL_MODE == 0);
+        if !plain || (who.uid != 0 && who.uid != attr.uid) {
+            return None;
+        }
+        let asked = self.ask();
+        let now = self.session.meta_now();
+        let time = |time: Option<TimeRequest>| {
+            time.map(|time| super::attr::set_time(time).at.unwrap_or(now))
+        };
+        let set = SetHeld {
+            mode: request.mode.map(|mode| mode & PLAIN_MODE),
+            atime: time(request.atime),
+            mtime: time(request.mtime),
+            now,
+        };
+        let attr = data.set_held(&set)?;
+        let told = self.told(&self.inodes.handle(ino).ok()?, attr, asked);
+        self.inodes.attributes_told(ino, &told.attr);
+        self.lists_told(&told);
+        Some(told)
     }
 
     /// Meta is told of a file that it does not know of, before an operation on

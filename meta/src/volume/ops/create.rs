@@ -115,6 +115,10 @@ fn make_held(
     if let Some(contents) = &held.inline_data {
         commit::first_contents(ctx, edit, (ino, &mut inode), (contents, held.mtime))?;
     }
+    if held.set_atime.is_some() || held.set_mtime.is_some() {
+        set_times(edit, &mut inode, held)?;
+        edit.put_inode(ino, &inode);
+    }
     dentry::insert(edit, &ctx.identity.order, dir.ino(), name, (ino, inode.kind))?;
     let before = dir.inode().ctime;
     edit.update_inode(dir.ino(), |dir| {
@@ -133,6 +137,19 @@ fn make_held(
     let entry = v1::Entry { handle, attr, open_id: held.open_id, ..v1::Entry::default() };
     let answer = reply::Result::Entry(entry);
     Ok(if held.sync { Outcome::AnswerSynced(answer) } else { answer.into() })
+}
+
+/// utimensat(2) by who has made it.
+fn set_times(edit: &Edit<'_>, inode: &mut Inode, held: &v1::HeldMake) -> Result<()> {
+    for (time, set) in [(&mut inode.atime, held.set_atime), (&mut inode.mtime, held.set_mtime)] {
+        if let Some(set) = set {
+            wire::timestamp_from_wire(&set)?;
+            *time = Some(set);
+        }
+    }
+    inode.ctime = Some(edit.stamp());
+    inode.change += 1;
+    Ok(())
 }
 
 fn later(a: Option<v1::Timestamp>, b: Option<v1::Timestamp>) -> Option<v1::Timestamp> {

@@ -46,10 +46,8 @@ fn held(dir: &Made, name: &str, number: &v1::MintedInode) -> v1::Make {
         make_right: dir.right,
         handle: number.handle.clone(),
         open_id: number.ino | 1,
-        at: None,
         inline_data: Some(b"contents".to_vec().into()),
-        mtime: None,
-        sync: false,
+        ..v1::HeldMake::default()
     };
     v1::Make {
         parent: dir.handle.clone(),
