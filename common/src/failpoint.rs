@@ -55,7 +55,8 @@ mod armed {
         "meta-recall-queued",
         "meta-recall-answered",
         "meta-session-opened",
-        // An upload, its commit, a recall of the right to buffer writes.
+        // An upload, its commit, a file that is told of late, a recall of the
+        // right to buffer writes.
         "mount-put-before",
         "mount-put-after",
         "mount-commit-after",

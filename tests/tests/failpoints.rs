@@ -34,6 +34,7 @@ const STORE: &[&str] = &["meta-store-written:3", "meta-store-synced:3", "meta-st
 const RECALLS: &[&str] = &["meta-recall-queued:5", "meta-recall-answered:5", SESSION];
 const SESSION: &str = "meta-session-opened:1";
 const UPLOADS: &[&str] = &["mount-put-before:2", "mount-put-after:2", "mount-commit-after:10"];
+const MAKES: &[&str] = &["mount-make-before:4", "mount-make-after:4"];
 const RIGHTS: &[&str] = &["mount-recall-received:2", "mount-recall-flushed:2"];
 
 /// A point that is not reached within this is not reached by the load.
@@ -426,7 +427,7 @@ fn a_mount_dies_at(points: &[&str]) {
 
 #[test]
 fn every_failpoint_is_tried() {
-    let tried = [COMMITS, COLLECTION, STORE, RECALLS, UPLOADS, RIGHTS].concat();
+    let tried = [COMMITS, COLLECTION, STORE, RECALLS, UPLOADS, MAKES, RIGHTS].concat();
     let mut tried: Vec<&str> = tried.iter().map(|point| point.split(':').next().unwrap()).collect();
     let mut all = failpoint::NAMES.to_vec();
     tried.sort_unstable();
@@ -457,6 +458,11 @@ fn meta_dies_during_a_recall_and_the_opening_of_a_session() {
 #[test]
 fn a_mount_dies_around_an_upload_and_its_commit() {
     a_mount_dies_at(UPLOADS);
+}
+
+#[test]
+fn a_mount_dies_around_telling_of_a_file_that_it_has_made() {
+    a_mount_dies_at(MAKES);
 }
 
 #[test]
