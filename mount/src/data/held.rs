@@ -114,15 +114,17 @@ impl DataPlane {
         self.core.held.count.load(Ordering::Acquire)
     }
 
-    /// Tells meta of these files. What fails is told to who has them open.
-    pub async fn report_made(&self, which: Which) {
+    /// Tells meta of these files.
+    ///
+    /// # Errors
+    /// The first failure. Who has a file open is told of it as well.
+    pub async fn report_made(&self, which: Which) -> Result<()> {
         let files = self.core.held.files(which).into_iter().filter_map(|ino| self.get(ino));
         let files: Vec<Arc<FileData>> = files.collect();
-        let told = files.into_iter().map(|file| async move {
-            // Logged, and kept for the opens.
-            let _ = file.flush_now(How::ALL).await;
-        });
-        futures::stream::iter(told).for_each_concurrent(FLUSH_ALL_PARALLEL, |done| done).await;
+        let reports = files.into_iter().map(|file| async move { file.report_made().await });
+        let reports = futures::stream::iter(reports).buffer_unordered(FLUSH_ALL_PARALLEL);
+        let outcomes: Vec<Result<()>> = reports.collect().await;
+        outcomes.into_iter().collect()
     }
 }
 

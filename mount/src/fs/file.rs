@@ -172,7 +172,7 @@ impl FileSystem {
     /// # Errors
     /// Meta's.
     pub async fn fsyncdir(&self, who: Requester) -> Result<()> {
-        self.report_all_made().await;
+        self.report_all_made().await?;
         self.call_open(who, Body::Sync(v1::Sync {})).await.map(reply::done)
     }
 }

@@ -235,18 +235,24 @@ impl FileSystem {
         }
     }
 
-    /// The same of all files that were made in a directory.
+    /// The same of all files that were made in a directory. What fails is told
+    /// to who has them open.
     pub(super) async fn report_made_in(&self, dir: u64) {
         if self.data.held_count() > 0 {
-            self.data.report_made(Which::In(self.inodes.meta_ino(dir))).await;
+            // Logged, and kept for the opens.
+            let _ = self.data.report_made(Which::In(self.inodes.meta_ino(dir))).await;
         }
     }
 
     /// The same of all.
-    pub(super) async fn report_all_made(&self) {
-        if self.data.held_count() > 0 {
-            self.data.report_made(Which::All).await;
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(super) async fn report_all_made(&self) -> Result<()> {
+        if self.data.held_count() == 0 {
+            return Ok(());
         }
+        self.data.report_made(Which::All).await
     }
 
     /// Does meta not know of the file yet? Then it has no extended attributes.

@@ -252,7 +252,8 @@ impl FileSystem {
         check_name(name)?;
         if directory {
             // Which one it is only the kernel knows.
-            self.report_all_made().await;
+            // Others than those it is about: kept for who has them open.
+            let _ = self.report_all_made().await;
         } else {
             self.report_made_in(parent).await;
         }
@@ -281,7 +282,8 @@ impl FileSystem {
         if flags & !both != 0 || flags == both {
             return Err(Error::bare(Code::FsInvalid));
         }
-        self.report_all_made().await;
+        // Others than those it is about: kept for who has them open.
+        let _ = self.report_all_made().await;
         self.whole.adding(to.0, to.1);
         self.whole.adding(from.0, from.1);
         self.whole.changing(to.0);
