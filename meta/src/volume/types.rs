@@ -192,6 +192,7 @@ pub struct SessionInfo {
 }
 
 /// What becomes of an operation.
+#[expect(clippy::large_enum_variant, reason = "one per operation, handed on at once")]
 pub enum Execution {
     /// Answered.
     Done(v1::Reply),
