@@ -9,14 +9,19 @@
     reason = "tests fail by panicking, their helpers too"
 )]
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use flexfs_tests::wait::{wait_until, within};
-use flexfs_tests::{Cluster, Mount};
+use flexfs_tests::{Cluster, Mount, Run};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -250,8 +255,8 @@ fn a_directory_that_was_made_otherwise_or_changed_is_asked_for() {
     fs::write(a.path("d/f"), "").unwrap();
     assert_eq!(fs::metadata(a.path("d/f")).unwrap().gid(), 4242, "set-group-ID");
     own_directory(&cluster, &a, "e");
-    let acl = flexfs_tests::Run::of(
-        std::process::Command::new("setfacl").args(["-d", "-m", "u:1:rw"]).arg(a.path("e")),
+    let acl = Run::of(
+        Command::new("setfacl").args(["-d", "-m", "u:1:rw"]).arg(a.path("e")),
         Duration::from_secs(30),
     );
     acl.ok();
@@ -331,6 +336,144 @@ fn what_may_not_be_made_any_more_is_refused_and_told() {
     if seen {
         assert_eq!(fs::read(b.path("d/f")).unwrap(), b"too late");
     }
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+/// Makes files in new directories below `base` until told to stop. Returns those
+/// whose close has succeeded, by directory and name.
+struct Maker {
+    thread: JoinHandle<Vec<(String, String)>>,
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicUsize>,
+}
+
+/// What is in each file.
+fn contents(dir: &str, name: &str) -> Vec<u8> {
+    format!("{dir} {name} ").repeat(20).into_bytes()
+}
+
+impl Maker {
+    fn start(base: PathBuf) -> Maker {
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopping, making) = (Arc::clone(&stop), Arc::clone(&made));
+        let thread = std::thread::spawn(move || {
+            let mut closed = Vec::new();
+            for n in 0.. {
+                if stopping.load(Ordering::Relaxed) {
+                    break;
+                }
+                let dir = format!("d{n}");
+                if fs::create_dir(base.join(&dir)).is_err() {
+                    continue;
+                }
+                for name in ["a", "b", "c"] {
+                    // A program that says what close(2) said.
+                    let mut of = OsString::from("of=");
+                    of.push(base.join(&dir).join(name));
+                    let mut dd = Command::new("dd");
+                    dd.arg(of).args(["conv=excl", "status=none"]);
+                    let limit = Duration::from_secs(60);
+                    if Run::with_input(&mut dd, &contents(&dir, name), limit).succeeded() {
+                        closed.push((dir.clone(), name.to_owned()));
+                        making.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            closed
+        });
+        Maker { thread, stop, made }
+    }
+
+    /// Files made so far.
+    fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// Waits for another so many files.
+    fn advance(&self, more: usize) {
+        let to = self.made() + more;
+        wait_until("more files", Duration::from_secs(60), || self.made() >= to);
+    }
+
+    fn stop(self) -> Vec<(String, String)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// What was closed is there, in one of these directories, and what is there is
+/// whole.
+fn check_made(closed: &[(String, String)], bases: &[PathBuf]) {
+    assert!(!closed.is_empty());
+    for (dir, name) in closed {
+        let found = bases.iter().find_map(|base| fs::read(base.join(dir).join(name)).ok());
+        assert_eq!(found.as_ref(), Some(&contents(dir, name)), "{dir}/{name}");
+    }
+}
+
+/// Another mount moves directories out of the scope of the one that makes files
+/// in them, and some back.
+#[test]
+fn directories_that_leave_the_scope_take_along_what_was_made() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let b = cluster.mount("shared", &token);
+    fs::create_dir(b.path("scope")).unwrap();
+    fs::create_dir(b.path("out")).unwrap();
+    let scoped = cluster.volume_token("shared", &["--mountPath", "/scope"]);
+    let a = cluster.mount("shared", &scoped);
+    let maker = Maker::start(a.dir().to_owned());
+    let (scope, out) = (b.path("scope"), b.path("out"));
+    let mut moved = 0;
+    while moved < 60 {
+        for name in names(&scope) {
+            fs::rename(scope.join(&name), out.join(&name)).unwrap();
+            moved += 1;
+            if moved % 3 == 0 {
+                fs::rename(out.join(&name), scope.join(&name)).unwrap();
+            }
+        }
+    }
+    let closed = maker.stop();
+    check_made(&closed, &[scope, out.clone()]);
+    let gone = names(&out).remove(0);
+    assert!(!a.path(&gone).exists(), "it is outside");
+    a.stop();
+    b.stop();
+    cluster.verify_clean();
+}
+
+#[test]
+fn what_was_closed_is_there_while_flags_change_and_meta_restarts() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let own = cluster.volume_token("shared", &[]);
+    let (a, b) = (cluster.mount("shared", &own), cluster.mount("shared", &token));
+    let maker = Maker::start(a.dir().to_owned());
+    for round in 0..3 {
+        maker.advance(10);
+        let flags = |flags| {
+            cluster.configure(&["update", "volume-token", &own.id, "--flags", flags]).ok();
+        };
+        flags("ro");
+        flags("none");
+        maker.advance(10);
+        if round % 2 == 0 {
+            cluster.kill9_meta();
+        } else {
+            cluster.stop_meta();
+        }
+        cluster.restart_meta();
+        // Others look while it goes on.
+        for name in names(b.dir()) {
+            names(&b.path(&name));
+        }
+    }
+    let closed = maker.stop();
+    check_made(&closed, &[a.dir().to_owned()]);
+    check_made(&closed, &[b.dir().to_owned()]);
     a.stop();
     b.stop();
     cluster.verify_clean();
