@@ -15,6 +15,7 @@ use super::scope::Scopes;
 use super::session::Session;
 use super::superblock::Identity;
 use super::types::{BlockAccess, VolumeSettings};
+use crate::engine::Room;
 
 /// One operation's surroundings.
 pub(super) struct Context<'a> {
@@ -39,6 +40,8 @@ pub(super) struct Context<'a> {
     /// A right to buffer writes was shown, and is one.
     pub(super) holds_right: Cell<bool>,
     pub(super) rights: &'a Rights,
+    /// What the disk below the engine takes.
+    pub(super) room: Room,
 }
 
 impl Context<'_> {
