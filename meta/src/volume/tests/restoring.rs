@@ -37,6 +37,42 @@ fn restored_at(fixture: &Fixture, now: i64) -> Fixture {
     Fixture { volume: Arc::clone(&fixture.volume), blocks, engine }.reopen()
 }
 
+/// Every key of a volume, longer, shorter, and of another volume.
+#[test]
+fn a_key_that_is_none_is_refused() {
+    let fixture = Fixture::new(Arc::new(MemoryEngine::new()));
+    let client = fixture.client();
+    let file = client.create(&client.root, "f").unwrap().handle;
+    client.symlink(&client.root, "link", "f").unwrap();
+    let open = client.open(&file, O_RDWR).unwrap().open_id;
+    client.write(&file, open, 0, 10).unwrap();
+    let volume = fixture.volume.settings().id;
+    let snapshot = fixture.engine.snapshot().unwrap();
+    let refused = |key: &[u8], value: &[u8]| {
+        let mut restored = Restored::new(volume, NOW);
+        let error = restored.row(key, value).unwrap_err();
+        assert_eq!(error.code(), Code::BackupInvalid, "{key:?}");
+        assert_eq!(restored.finish().unwrap_err().code(), Code::BackupInvalid);
+    };
+    let mut tags = HashSet::new();
+    for (from, to) in kept_ranges(volume) {
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            tags.insert(key[16]);
+            Restored::new(volume, NOW).row(key, value).unwrap();
+            refused(&[key, b"junk"].concat(), value);
+            refused(&key[..key.len() - 1], value);
+            let mut other = key.to_vec();
+            other[0] ^= 1;
+            refused(&other, value);
+            Ok(std::ops::ControlFlow::Continue(()))
+        };
+        snapshot.scan(&from, &to, visit).unwrap();
+    }
+    assert!(tags.is_superset(&HashSet::from(*b"\x01\x02\x03BDEIOT")), "{tags:?}");
+    // Sessions are in no backup.
+    refused(&[volume.as_bytes(), &b"S"[..], &[1; 16]].concat(), b"");
+}
+
 const NOW: i64 = 1_800_000_000_000_000_000;
 
 #[test]
@@ -122,7 +158,7 @@ fn rows_that_no_backup_holds_are_refused() {
     let fixture = Fixture::new(Arc::new(MemoryEngine::new()));
     let volume = fixture.volume.settings().id;
     let mut restored = Restored::new(volume, NOW);
-    let key = |tag: u8| [volume.as_bytes(), &[tag][..], b"rest"].concat();
+    let key = |tag: u8| [volume.as_bytes(), &[tag][..], b"8 bytes."].concat();
     assert!(restored.row(&key(b'I'), b"").is_ok());
     for tag in *b"SPQRJKVWa\0\xff" {
         let code = restored.row(&key(tag), b"").unwrap_err().code();
