@@ -89,6 +89,10 @@ pub trait Txn: Reader {
     /// The commit time of this transaction, in nanoseconds since 1970: wall
     /// time, but never before that of an earlier transaction.
     fn commit_time(&self) -> i64;
+    /// The commit time is no earlier than this, and with it, once something
+    /// was written here, that of every later transaction. A rollback does not
+    /// take it back.
+    fn advance(&mut self, to: i64);
 }
 
 /// A store of ordered bytes.

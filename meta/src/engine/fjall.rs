@@ -210,6 +210,10 @@ impl Txn for FjallTxn<'_> {
     fn commit_time(&self) -> i64 {
         self.time
     }
+
+    fn advance(&mut self, to: i64) {
+        self.time = self.time.max(to);
+    }
 }
 
 impl Engine for FjallEngine {
@@ -221,9 +225,10 @@ impl Engine for FjallEngine {
     fn transact(&self, body: &mut dyn FnMut(&mut dyn Txn) -> Result<()>) -> Result<CommitVersion> {
         let mut head = self.writer.lock();
         self.inner.durability.check()?;
-        let next = head.next();
+        let mut next = head.next();
         let mut txn = FjallTxn { inner: &self.inner, overlay: Overlay::default(), time: next.time };
         body(&mut txn)?;
+        next.time = txn.time;
         let writes = txn.overlay.finish()?;
         if writes.is_empty() {
             return Ok(head.version);
