@@ -152,6 +152,8 @@ fn meta_keeps_a_reserve_of_its_disk_and_goes_on_when_there_is_room_again() {
         put(&mount.path(name), &Noise::new(1).bytes(2000)).unwrap();
     }
     put(&mount.path("big"), &Noise::new(2).bytes(3 * MIB)).unwrap();
+    let guest = cluster.volume_token("work", &[]);
+    let guests = cluster.mount("work", &guest);
     let mut open = File::options().append(true).open(mount.path("three")).unwrap();
     let filler = dir.join("filler");
     assert_eq!(disk_state(&cluster), "ample");
@@ -187,6 +189,12 @@ fn meta_keeps_a_reserve_of_its_disk_and_goes_on_when_there_is_room_again() {
     reader.read_to_end(&mut bytes).unwrap();
     assert!(bytes == Noise::new(2).bytes(3 * MIB));
     drop(reader);
+    // Whose token is revoked sees nothing any more, as ever.
+    full(File::open(guests.path("two")).map(drop));
+    cluster.revoke(&guest).ok();
+    let gone = fs::metadata(guests.path("two")).unwrap_err();
+    assert!(is(&gone, Errno::KEYREVOKED), "{gone}");
+    guests.clear();
     fs::remove_file(&filler).unwrap();
     wait_until("there is room again", COLLECTED, || put(&mount.path("new"), b"x").is_ok());
     assert_eq!(told(), "ample");
