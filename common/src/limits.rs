@@ -106,6 +106,14 @@ pub const BLOCK_RECHECK_LEN: usize = 256 * 1024;
 pub const WRITE_BACK_MAX_LEN: u64 = 256 * 1024 * 1024;
 /// How long a mount keeps dirty bytes.
 pub const WRITE_BACK_AGE: Duration = Duration::from_secs(1);
+/// Most bytes that meta keeps free on the disk of its data directory: its
+/// engine may need at any time what lies in memory (64 MiB), as much again for
+/// its journal, and room to merge tables.
+pub const DISK_RESERVE_MAX_LEN: u64 = 256 * 1024 * 1024;
+/// Fewest bytes that it keeps free: what lies in memory.
+pub const DISK_RESERVE_MIN_LEN: u64 = 64 * 1024 * 1024;
+/// One part in so many of the disk is kept free, within these bounds (2 %).
+pub const DISK_RESERVE_PART: u64 = 50;
 /// `revoke --wait` without a value.
 pub const REVOKE_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait a client may ask for.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use flexfs_common::exit::{self, ErrorFormat};
-use flexfs_common::{Result, cli, daemon, duration, tls};
+use flexfs_common::{Result, cli, daemon, duration, size, tls};
 
 use crate::commands;
 use crate::output::{self, Format};
@@ -105,6 +105,11 @@ pub struct Start {
     /// it this is done for fsync, and for everything within a second).
     #[arg(long)]
     pub sync: bool,
+    /// What is kept free of the data directory's disk: below that, what takes
+    /// space fails with ENOSPC; 0 = nothing, then a full disk ends the engine
+    /// [default: 2 % of the disk, at least 64M, at most 256M].
+    #[arg(long = "diskReserve", value_name = "S", value_parser = bytes)]
+    pub disk_reserve: Option<u64>,
     /// How long to go on without admin; 0s = not at all.
     #[arg(long = "adminGrace", value_name = "T", default_value = "1h", value_parser = grace)]
     pub admin_grace: Duration,
@@ -174,6 +179,10 @@ pub struct BackupFile {
     /// Everything else as for `status`.
     #[command(flatten)]
     pub show: Show,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    size::parse_bytes(text).map_err(|e| e.message().to_owned())
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -246,12 +255,14 @@ mod tests {
     #[test]
     fn flags_follow_the_contract() {
         let words = "meta.flexfs start --bindAddr 127.0.0.1:1 --credsFile c --data-dir d --sync \
-                     --adminGrace 0 --no-ssl --foreground --verbose";
+                     --adminGrace 0 --diskReserve 1G --no-ssl --foreground --verbose";
         let parsed: Cli = cli::parse(words.split_whitespace()).unwrap();
         let Command::Start(start) = parsed.command else { panic!("not start") };
         assert_eq!(start.admin_grace, Duration::ZERO);
+        assert_eq!(start.disk_reserve, Some(1 << 30));
         assert!(start.no_ssl && start.sync && start.foreground && start.verbose);
         assert!(cli::parse::<Cli, _>("meta start --engine x --dataDir y".split(' ')).is_err());
+        assert!(cli::parse::<Cli, _>("meta start --diskReserve 2%".split(' ')).is_err());
         assert!(cli::parse::<Cli, _>("meta start --adminGrace soon".split(' ')).is_err());
         assert!(
             cli::parse::<Cli, _>("meta start --noSSL --sslCert a --sslKey b".split(' ')).is_err()

@@ -8,6 +8,7 @@ pub mod fjall;
 pub mod memory;
 mod overlay;
 pub mod redb;
+mod space;
 
 #[cfg(test)]
 mod conformance;
@@ -23,6 +24,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use flexfs_common::Result;
+
+pub use space::{Room, Space};
 
 /// Longest key in bytes: the least of all engines that are to follow.
 pub const KEY_MAX_LEN: usize = 480;
@@ -86,6 +89,10 @@ pub trait Txn: Reader {
     /// The commit time of this transaction, in nanoseconds since 1970: wall
     /// time, but never before that of an earlier transaction.
     fn commit_time(&self) -> i64;
+    /// The commit time is no earlier than this, and with it, once something
+    /// was written here, that of every later transaction. A rollback does not
+    /// take it back.
+    fn advance(&mut self, to: i64);
 }
 
 /// A store of ordered bytes.
@@ -115,4 +122,16 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// # Errors
     /// `ENGINE_FAILED`; the engine refuses everything afterwards.
     fn sync(&self, version: CommitVersion) -> Result<()>;
+
+    /// The disk below, as it was a moment ago; `None` when there is none to
+    /// watch. The engine refuses nothing for it: the caller knows what takes
+    /// space and what has to go on.
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    /// What the disk below still takes.
+    fn room(&self) -> Room {
+        self.space().map_or(Room::Ample, |space| space.room)
+    }
 }

@@ -42,6 +42,10 @@ pub fn status(pid: u32, reply: &v1::MetaStatusReply, format: Format) {
             line(&format!("feed      {} at {}", reply.feed_state, reply.feed_revision));
             line(&format!("volumes   {}", reply.volumes));
             line(&format!("sessions  {}", reply.sessions));
+            if let Some(disk) = &reply.disk {
+                let (free, reserve) = (disk.free_bytes, disk.reserve_bytes);
+                line(&format!("disk      {}: {free} bytes free, {reserve} kept", disk.state));
+            }
             for held in &reply.held_volumes {
                 let since = held.since.as_ref().map(time).unwrap_or_default();
                 let volume = &held.volume_id;
@@ -149,6 +153,11 @@ fn status_json(pid: u32, reply: &v1::MetaStatusReply) -> serde_json::Value {
         "sessions": reply.sessions,
         "sessionItems": views,
         "held": held,
+        "disk": reply.disk.as_ref().map(|disk| serde_json::json!({
+            "state": disk.state,
+            "freeBytes": disk.free_bytes,
+            "reserveBytes": disk.reserve_bytes,
+        })),
     })
 }
 

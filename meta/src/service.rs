@@ -15,7 +15,7 @@ use crate::authority::Authority;
 use crate::blocks::directory::DirectoryStore;
 use crate::blocks::endpoint::Transfers;
 use crate::blocks::signed::{Claims, Method, Signer};
-use crate::engine::Engine;
+use crate::engine::{Engine, Room};
 use crate::grants::Grants;
 use crate::grants::stamp::Stamp;
 use crate::rpc::validate::Flights;
@@ -424,6 +424,11 @@ impl Transfers for Service {
         // A URL may be older than the flags.
         if claims.method == Method::Put && entry.volume.session_flags(session)?.ro {
             return Err(Error::new(Code::BlockRefused, "the session is read-only now"));
+        }
+        // The block store may lie on the same disk; and who has the URL could
+        // not have got it now.
+        if claims.method == Method::Put && self.volumes.engine().room() < Room::Ample {
+            return Err(Code::FsNoSpace.into());
         }
         served.blocks.store()
     }

@@ -59,6 +59,9 @@ pub struct Settings {
     pub data: PathBuf,
     /// Every commit is put on stable storage before it is answered.
     pub sync: bool,
+    /// Bytes of the data directory's disk that are kept free; 0 = none,
+    /// `None` = as much as suits the disk.
+    pub disk_reserve: Option<u64>,
     /// How long to go on without admin; zero = not at all.
     pub grace: Duration,
     /// Without TLS.

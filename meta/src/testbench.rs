@@ -34,6 +34,9 @@ use crate::volume::{NewSession, SessionSeal};
 use admin::Admin;
 
 pub(crate) mod admin;
+mod narrow;
+
+pub(crate) use narrow::Narrow;
 
 /// No test waits longer than this for something that must happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -122,8 +125,12 @@ fn certificate(server: ServerId) -> (Arc<ServerCertificate>, Trust) {
 
 impl Bench {
     pub(crate) async fn start() -> Bench {
+        Bench::on(Arc::new(MemoryEngine::new())).await
+    }
+
+    pub(crate) async fn on(engine: Arc<dyn Engine>) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let service = service(Arc::new(MemoryEngine::new()), limits::ADMIN_GRACE);
+        let service = service(engine, limits::ADMIN_GRACE);
         let placed = placed(&dir.path().join("blocks"));
         Bench::serve(dir, service, placed).await
     }

@@ -63,7 +63,7 @@ pub use types::{
     SessionKey, VolumeSettings, Which,
 };
 
-use crate::engine::{CommitVersion, Engine};
+use crate::engine::{CommitVersion, Engine, Room};
 use edit::{Edit, Effects};
 use keys::Keys;
 use lock_wait::{LockWaiters, Wanted};
@@ -112,6 +112,12 @@ impl Volume {
     #[must_use]
     pub fn settings(&self) -> VolumeSettings {
         VolumeSettings::clone(&self.settings.read())
+    }
+
+    /// # Errors
+    /// `FS_NO_SPACE` when the disk below the engine has less.
+    fn need_room(&self, room: Room) -> Result<()> {
+        if self.engine.room() < room { Err(Code::FsNoSpace.into()) } else { Ok(()) }
     }
 
     /// Reads on a snapshot.

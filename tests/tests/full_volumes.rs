@@ -8,8 +8,8 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -111,12 +111,9 @@ fn a_quota_of_inodes_holds_and_deletion_gives_room() {
     cluster.verify_clean();
 }
 
-#[test]
-fn a_full_disk_below_meta_acknowledges_nothing_it_may_lose() {
-    let mut cluster = Cluster::start();
-    let token = cluster.volume("work");
+/// Moves meta's files to a disk of 256 MiB that the cluster unmounts.
+fn meta_on_a_small_disk(cluster: &mut Cluster) -> PathBuf {
     cluster.stop_meta();
-    // The same files, on a disk that is soon full; the cluster unmounts it.
     let dir = cluster.home().join("meta");
     sh(
         "cp -a \"$1\" \"$1.copy\" && mount -t tmpfs -o size=256m,mode=700 flexfs-test \"$1\" \
@@ -124,6 +121,108 @@ fn a_full_disk_below_meta_acknowledges_nothing_it_may_lose() {
         &[&dir],
     );
     cluster.restart_meta();
+    dir
+}
+
+/// Fills a disk up to so many bytes that stay free.
+fn fill(disk: &Path, filler: &Path, left: u64) {
+    let free = || {
+        let space = rustix::fs::statvfs(disk).unwrap();
+        space.f_bavail * space.f_frsize
+    };
+    let mut file = File::options().append(true).create(true).open(filler).unwrap();
+    while free() > left {
+        file.write_all(&[1; 64 * 1024]).unwrap();
+    }
+}
+
+fn disk_state(cluster: &Cluster) -> String {
+    let status = cluster.run("meta.flexfs", &["status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_str(status.ok()).unwrap();
+    status["disk"]["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn meta_keeps_a_reserve_of_its_disk_and_goes_on_when_there_is_room_again() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("work");
+    let dir = meta_on_a_small_disk(&mut cluster);
+    let mount = cluster.mount("work", &token);
+    for name in ["one", "two", "three"] {
+        put(&mount.path(name), &Noise::new(1).bytes(2000)).unwrap();
+    }
+    put(&mount.path("big"), &Noise::new(2).bytes(3 * MIB)).unwrap();
+    let guest = cluster.volume_token("work", &[]);
+    let guests = cluster.mount("work", &guest);
+    let mut open = File::options().append(true).open(mount.path("three")).unwrap();
+    let filler = dir.join("filler");
+    assert_eq!(disk_state(&cluster), "ample");
+    // Half of the reserve of 64 MiB is left.
+    fill(&dir, &filler, 32 * MIB as u64);
+    let told = || disk_state(&cluster);
+    wait_until("meta has seen it", COLLECTED, || told() == "low");
+    let full = |result: io::Result<()>| match result {
+        Ok(()) => panic!("it is full, and all goes on"),
+        Err(error) => assert!(is(&error, Errno::NOSPC), "{error}"),
+    };
+    full(put(&mount.path("new"), b"x"));
+    full(fs::create_dir(mount.path("dir")));
+    full(put(&mount.path("two"), &Noise::new(3).bytes(MIB)));
+    open.write_all(b"more").unwrap();
+    full(open.sync_all());
+    assert!(fs::read(mount.path("one")).unwrap() == Noise::new(1).bytes(2000));
+    assert!(fs::read(mount.path("big")).unwrap() == Noise::new(2).bytes(3 * MIB));
+    fs::remove_file(mount.path("one")).unwrap();
+    fs::rename(mount.path("big"), mount.path("moved")).unwrap();
+    // A new mount can be made, read and ended.
+    let other = cluster.mount("work", &token);
+    assert!(!other.path("one").exists());
+    assert!(fs::read(other.path("moved")).unwrap() == Noise::new(2).bytes(3 * MIB));
+    other.stop();
+    // An eighth: what is there can be read by who has it open.
+    let mut reader = File::open(mount.path("moved")).unwrap();
+    fill(&dir, &filler, 8 * MIB as u64);
+    wait_until("meta has seen it", COLLECTED, || told() == "full");
+    full(fs::remove_file(mount.path("two")));
+    full(File::open(mount.path("moved")).map(drop));
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == Noise::new(2).bytes(3 * MIB));
+    drop(reader);
+    // Whose token is revoked sees nothing any more, as ever.
+    full(File::open(guests.path("two")).map(drop));
+    cluster.revoke(&guest).ok();
+    let gone = fs::metadata(guests.path("two")).unwrap_err();
+    assert!(is(&gone, Errno::KEYREVOKED), "{gone}");
+    guests.clear();
+    fs::remove_file(&filler).unwrap();
+    wait_until("there is room again", COLLECTED, || put(&mount.path("new"), b"x").is_ok());
+    assert_eq!(told(), "ample");
+    // What could not be written is still there for who has it open.
+    open.sync_all().unwrap();
+    drop(open);
+    let three = [Noise::new(1).bytes(2000), b"more".to_vec()].concat();
+    assert!(fs::read(mount.path("three")).unwrap() == three);
+    fs::remove_file(mount.path("two")).unwrap();
+    assert_eq!(fs::read(mount.path("new")).unwrap(), b"x");
+    mount.stop();
+    cluster.verify_clean();
+    // Once for each change; on the way back it may have been seen in between.
+    let log = fs::read_to_string(cluster.log("meta")).unwrap();
+    for (told, most) in
+        [("little space left", 2), ("no space left below", 1), ("there is room again", 1)]
+    {
+        assert!((1..=most).contains(&log.matches(told).count()), "{told}");
+    }
+    assert!(!log.contains("ENGINE_FAILED") && !log.contains("No space left on device"));
+}
+
+#[test]
+fn a_full_disk_below_meta_acknowledges_nothing_it_may_lose() {
+    // Without a reserve the engine itself comes to the end.
+    let mut cluster = Cluster::start_with_meta(&["--diskReserve", "0"]);
+    let token = cluster.volume("work");
+    let dir = meta_on_a_small_disk(&mut cluster);
     let mount = cluster.mount("work", &token);
     put(&mount.path("before"), b"kept").unwrap();
     let ballast = dir.join("ballast");

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use flexfs_common::{Result, clock};
+use flexfs_common::Result;
 
 use super::Summary;
 use super::format::{Chunk, Header, VolumeHead, Writer};
@@ -23,7 +23,13 @@ const REVOKED_PER_CHUNK: usize = 4096;
 /// `ENGINE_FAILED`, `BACKUP_FAILED`.
 pub fn dump(engine: &dyn Engine, out: &mut dyn Write) -> Result<Summary> {
     let snapshot = engine.snapshot()?;
-    let made_at = i64::try_from(clock::wall_now().as_nanosecond()).unwrap_or(0);
+    // After the snapshot: nothing in it has a later time, whatever the clock
+    // has done since.
+    let mut made_at = 0;
+    engine.transact(&mut |txn| {
+        made_at = txn.commit_time();
+        Ok(())
+    })?;
     let mut writer = Writer::new(out)?;
     let program = env!("CARGO_PKG_VERSION").to_owned();
     writer.chunk(&Chunk::Header(Header { made_at, program }))?;

@@ -27,7 +27,8 @@ const HEAD_LEN: usize = 5;
 /// The first chunk: what this is a backup of.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Header {
-    /// Nanoseconds since 1970.
+    /// Commit time of the engine in nanoseconds since 1970: nothing that
+    /// follows has a later one.
     #[prost(int64, tag = "1")]
     pub(super) made_at: i64,
     /// Version of the program that wrote it.

@@ -13,15 +13,15 @@ use crate::grants;
 use crate::service::placed::{self, settings_of};
 use crate::volume::restored::Restored;
 
-/// Where rows go.
-type Put<'p> = dyn FnMut(&[(Vec<u8>, Bytes)]) -> Result<()> + 'p;
+/// Where rows go, with the time of the backup.
+type Put<'p> = dyn FnMut(i64, &[(Vec<u8>, Bytes)]) -> Result<()> + 'p;
 
 /// Checks a backup from its first to its last byte.
 ///
 /// # Errors
 /// `BACKUP_INVALID`, `BACKUP_FAILED`, `FORMAT_UNSUPPORTED`.
 pub fn check(from: &mut dyn Read) -> Result<Summary> {
-    read(from, &mut |_| Ok(()))
+    read(from, &mut |_, _| Ok(()))
 }
 
 /// Fills an empty engine. Each volume has a new incarnation afterwards, and
@@ -36,8 +36,10 @@ pub fn restore(engine: &dyn Engine, from: &mut dyn Read) -> Result<Summary> {
     if engine.head().0 > 0 {
         return Err(Error::bare(Code::StoreNotEmpty));
     }
-    let summary = read(from, &mut |rows| {
+    let summary = read(from, &mut |made_at, rows| {
         engine.transact(&mut |txn| {
+            // Times of a volume never go back, also when this clock is behind.
+            txn.advance(made_at);
             rows.iter().for_each(|(key, value)| txn.put(key, value));
             Ok(())
         })?;
@@ -73,7 +75,7 @@ impl State {
     fn take(&mut self, chunk: Chunk, put: &mut Put<'_>) -> Result<()> {
         match chunk {
             Chunk::Header(_) => Err(invalid("the backup has two headers")),
-            Chunk::Revoked(ids) => put(&revoked(&ids)?),
+            Chunk::Revoked(ids) => put(self.summary.made_at, &revoked(&ids)?),
             Chunk::Volume(head) => self.begin(*head, put),
             Chunk::Rows(rows) => self.rows(&rows, put),
             Chunk::End(end) => {
@@ -102,7 +104,7 @@ impl State {
         self.summary.volumes += 1;
         self.volume = Some(Restored::new(id, self.now));
         let (key, value) = placed::row(id, &placed);
-        put(&[(key, value.into())])
+        put(self.summary.made_at, &[(key, value.into())])
     }
 
     fn rows(&mut self, rows: &[u8], put: &mut Put<'_>) -> Result<()> {
@@ -114,7 +116,7 @@ impl State {
             made.push((key.to_vec(), volume.row(key, value)?));
         }
         self.summary.rows += made.len() as u64;
-        put(&made)
+        put(self.summary.made_at, &made)
     }
 }
 

@@ -78,6 +78,29 @@ fn a_backup_brings_back_volumes_and_revocations() {
     assert_eq!(error.code(), Code::StoreNotEmpty);
 }
 
+/// The lost server's clock was ahead, or this one's is behind.
+#[test]
+fn times_do_not_go_back_with_a_restore() {
+    const FAR: i64 = i64::MAX / 2;
+    let old = store();
+    let ahead = &mut |txn: &mut dyn crate::engine::Txn| {
+        txn.advance(FAR);
+        txn.put(b"later", b"");
+        Ok(())
+    };
+    old.transact(ahead).unwrap();
+    open(&old, &placed(5));
+    let file = backup(&*old);
+    assert_eq!(check(&mut &file[..]).unwrap().made_at, FAR);
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    restore(&*engine, &mut &file[..]).unwrap();
+    let look = &mut |txn: &mut dyn crate::engine::Txn| {
+        assert!(txn.commit_time() >= FAR);
+        Ok(())
+    };
+    engine.transact(look).unwrap();
+}
+
 #[test]
 fn no_byte_can_be_changed_left_out_or_added() {
     let file = backup(&*store());

@@ -9,7 +9,7 @@ use flexfs_common::{Code, Error, Result, home, status};
 use flexfs_proto::v1;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::local::Local;
+use super::local::{Local, is_private};
 use super::verify::open_engine;
 use crate::backup::{Summary, dump, load};
 use crate::cli::BackupFile;
@@ -21,7 +21,8 @@ use crate::settings::absolute;
 /// the disk and was read back.
 ///
 /// # Errors
-/// `BACKUP_EXISTS`, `BACKUP_FAILED`, those of the call.
+/// `BACKUP_EXISTS`, `BACKUP_FAILED`, `CONFIG_INVALID` (through the network in
+/// plain), those of the call.
 pub fn backup(arguments: &BackupFile) -> Result<()> {
     let local = Local::new(&arguments.show)?;
     let path = absolute(&arguments.file)?;
@@ -56,9 +57,20 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
     Error::new(Code::BackupFailed, format!("cannot write {}", path.display())).caused_by(error)
 }
 
+/// A backup is like a key.
+fn in_plain(info: &RunInfo) -> Error {
+    let address = &info.address;
+    let why = format!(
+        "the server listens at {address} without TLS: a backup through it could be read on the \
+         network; start it with TLS or on 127.0.0.1, or stop it for the backup"
+    );
+    Error::new(Code::ConfigInvalid, why)
+}
+
 fn fill(local: &Local, file: &File, temporary: &Path) -> Result<Summary> {
     let mut out = BufWriter::new(file);
     match local.running()? {
+        Some(info) if !is_private(&info) => return Err(in_plain(&info)),
         Some(info) => through_server(local, &info, &mut out)?,
         None => {
             let data = DataDir::open(&local.data)?;
@@ -106,4 +118,30 @@ fn through_server(local: &Local, info: &RunInfo, out: &mut dyn Write) -> Result<
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use flexfs_common::daemon::RunFile;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_asked_of_a_server_over_a_network_in_plain() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let local = Local { creds: at("creds"), data: at("data"), run: at("run") };
+        let run = RunFile::acquire(&local.run).unwrap();
+        let file = File::create(at("backup")).unwrap();
+        let code = |address: &str, no_ssl| {
+            let pid = std::process::id();
+            run.publish(&RunInfo { pid, address: address.to_owned(), no_ssl }).unwrap();
+            fill(&local, &file, &at("backup")).unwrap_err().code()
+        };
+        // There are no credentials: who comes to them was not refused before.
+        assert_eq!(code("192.0.2.1:7410", true), Code::ConfigInvalid);
+        assert_eq!(code("192.0.2.1:7410", false), Code::CredsMissing);
+        assert_eq!(code("0.0.0.0:7410", true), Code::CredsMissing);
+        assert!(!at("data").exists(), "no server was looked for");
+    }
 }

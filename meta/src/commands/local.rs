@@ -83,6 +83,13 @@ impl Local {
     }
 }
 
+/// Can nobody on a network listen to what this server is asked and answers?
+#[must_use]
+pub fn is_private(info: &RunInfo) -> bool {
+    let address = reachable(&info.address).parse::<SocketAddr>();
+    !info.no_ssl || address.is_ok_and(|address| address.ip().is_loopback())
+}
+
 /// "Everywhere" is not an address to connect to.
 fn reachable(address: &str) -> String {
     let Ok(mut parsed) = address.parse::<SocketAddr>() else { return address.to_owned() };
@@ -103,5 +110,19 @@ mod tests {
         assert_eq!(reachable("0.0.0.0:7410"), "127.0.0.1:7410");
         assert_eq!(reachable("[::]:7410"), "[::1]:7410");
         assert_eq!(reachable("10.1.2.3:7410"), "10.1.2.3:7410");
+    }
+
+    #[test]
+    fn without_tls_only_this_machine_is_private() {
+        let private = |address: &str, no_ssl| {
+            is_private(&RunInfo { pid: 1, address: address.to_owned(), no_ssl })
+        };
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "0.0.0.0:1", "[::]:1"] {
+            assert!(private(address, true), "{address}");
+        }
+        for address in ["10.1.2.3:1", "[fe80::1]:1", "[::ffff:10.1.2.3]:1", "localhost:1", ""] {
+            assert!(!private(address, true), "{address}");
+            assert!(private(address, false), "{address}");
+        }
     }
 }

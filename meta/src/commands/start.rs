@@ -65,6 +65,7 @@ fn resolve(arguments: &Start, places: &Places) -> Result<Settings> {
         creds: path(&arguments.creds_file, places.creds())?,
         data: path(&arguments.data_dir, places.data())?,
         sync: arguments.sync,
+        disk_reserve: arguments.disk_reserve,
         grace: arguments.admin_grace,
         no_ssl: arguments.no_ssl,
         ssl,
@@ -81,7 +82,7 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     let data = DataDir::open(&settings.data)?;
     data.need_whole()?;
     let service = block(|| -> Result<Arc<Service>> {
-        let engine = open_engine(&data, settings.sync)?;
+        let engine = open_engine(&data, &settings)?;
         let grants = Grants::load(Arc::clone(&engine), &*data.key("grantKey")?, settings.grace)?;
         Service::new(Parts {
             server_id: data.server_id()?,
@@ -126,9 +127,10 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     block(|| service.volumes.sync())
 }
 
-fn open_engine(data: &DataDir, sync: bool) -> Result<Arc<dyn Engine>> {
-    let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(&data.engine())?);
-    Ok(if sync { Arc::new(SyncedEngine::new(engine)) } else { engine })
+fn open_engine(data: &DataDir, settings: &Settings) -> Result<Arc<dyn Engine>> {
+    let engine = FjallEngine::open_reserving(&data.engine(), settings.disk_reserve)?;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    Ok(if settings.sync { Arc::new(SyncedEngine::new(engine)) } else { engine })
 }
 
 /// Registers at admin and brings everything up to date; when admin is away

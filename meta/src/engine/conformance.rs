@@ -255,6 +255,46 @@ fn concurrent_writers_lose_nothing_and_readers_see_whole_commits() {
 }
 
 #[test]
+fn a_time_that_was_put_ahead_stays_ahead() {
+    const FAR: i64 = i64::MAX / 2;
+    let time_of = |engine: &dyn Engine| {
+        let mut time = 0;
+        let look = &mut |txn: &mut dyn Txn| {
+            time = txn.commit_time();
+            Ok(())
+        };
+        engine.transact(look).unwrap();
+        time
+    };
+    let advance = |engine: &dyn Engine, write: bool| {
+        let change = &mut |txn: &mut dyn Txn| {
+            txn.advance(FAR);
+            txn.advance(1);
+            assert_eq!(txn.commit_time(), FAR);
+            if write {
+                txn.put(b"a", b"1");
+            }
+            Ok(())
+        };
+        engine.transact(change).unwrap();
+    };
+    on_each_engine(|engine| {
+        advance(&*engine, false);
+        assert!(time_of(&*engine) < FAR, "nothing was committed");
+        advance(&*engine, true);
+        assert_eq!(time_of(&*engine), FAR);
+        put(&*engine, b"b", b"2");
+        assert_eq!(time_of(&*engine), FAR);
+    });
+    on_each_persistent(|open| {
+        let engine = open();
+        advance(&*engine, true);
+        drop(engine);
+        assert_eq!(time_of(&*open()), FAR);
+    });
+}
+
+#[test]
 fn a_database_opened_again_goes_on_where_it_was() {
     on_each_persistent(|open| {
         let engine = open();

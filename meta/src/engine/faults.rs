@@ -316,7 +316,7 @@ pub(super) fn copy_tree(from: &Path, to: &Path) {
 
 impl CuttableFjall {
     fn open(dir: tempfile::TempDir) -> CuttableFjall {
-        let engine = FjallEngine::open_with(dir.path(), NEVER).unwrap();
+        let engine = FjallEngine::open_with(dir.path(), NEVER, None).unwrap();
         let synced = Mutex::new(journals(dir.path()));
         CuttableFjall(Arc::new(WatchedFjall { engine, dir, synced }))
     }

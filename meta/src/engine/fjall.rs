@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::background::{BackgroundSync, SYNC_AFTER};
 use super::durability::Durability;
 use super::overlay::{Head, Overlay, head_key};
+use super::space::{Disk, Space};
 use super::{CommitVersion, Engine, Pair, Reader, Savepoint, Txn, Visit};
 
 /// All keys lie in this keyspace.
@@ -53,6 +54,7 @@ pub struct FjallEngine {
     // Dropped first: its thread holds the other half of `inner`.
     background: BackgroundSync,
     inner: Arc<Inner>,
+    disk: Disk,
     /// The head of the latest commit.
     writer: Mutex<Head>,
 }
@@ -70,10 +72,22 @@ impl FjallEngine {
     /// # Errors
     /// `ENGINE_FAILED`.
     pub fn open(dir: &Path) -> Result<FjallEngine> {
-        FjallEngine::open_with(dir, SYNC_AFTER)
+        FjallEngine::open_with(dir, SYNC_AFTER, None)
     }
 
-    pub(super) fn open_with(dir: &Path, sync_after: Duration) -> Result<FjallEngine> {
+    /// As [`FjallEngine::open`], keeping so many bytes of the disk free.
+    ///
+    /// # Errors
+    /// `ENGINE_FAILED`.
+    pub fn open_reserving(dir: &Path, reserve: Option<u64>) -> Result<FjallEngine> {
+        FjallEngine::open_with(dir, SYNC_AFTER, reserve)
+    }
+
+    pub(super) fn open_with(
+        dir: &Path,
+        sync_after: Duration,
+        reserve: Option<u64>,
+    ) -> Result<FjallEngine> {
         torn::cut(dir)?;
         let db = Database::builder(dir)
             .max_journaling_size(JOURNAL_MAX_LEN)
@@ -96,7 +110,8 @@ impl FjallEngine {
                 tracing::error!(error = error.with_causes(), "background sync failed");
             }
         })?;
-        Ok(FjallEngine { background, inner, writer: Mutex::new(head) })
+        let disk = Disk::new(dir, reserve);
+        Ok(FjallEngine { background, inner, disk, writer: Mutex::new(head) })
     }
 }
 
@@ -195,6 +210,10 @@ impl Txn for FjallTxn<'_> {
     fn commit_time(&self) -> i64 {
         self.time
     }
+
+    fn advance(&mut self, to: i64) {
+        self.time = self.time.max(to);
+    }
 }
 
 impl Engine for FjallEngine {
@@ -206,15 +225,18 @@ impl Engine for FjallEngine {
     fn transact(&self, body: &mut dyn FnMut(&mut dyn Txn) -> Result<()>) -> Result<CommitVersion> {
         let mut head = self.writer.lock();
         self.inner.durability.check()?;
-        let next = head.next();
+        let mut next = head.next();
         let mut txn = FjallTxn { inner: &self.inner, overlay: Overlay::default(), time: next.time };
         body(&mut txn)?;
+        next.time = txn.time;
         let writes = txn.overlay.finish()?;
         if writes.is_empty() {
             return Ok(head.version);
         }
         let mut batch = self.inner.db.batch().durability(Some(PersistMode::Buffer));
+        let mut len = 0;
         for (key, value) in writes {
+            len += key.len() + value.as_ref().map_or(0, Bytes::len);
             match value {
                 Some(value) => batch.insert(&self.inner.keys, key, &value[..]),
                 None => batch.remove(&self.inner.keys, key),
@@ -228,6 +250,7 @@ impl Engine for FjallEngine {
         *head = next;
         self.inner.durability.committed(next.version);
         drop(head);
+        self.disk.wrote(u64::try_from(len).unwrap_or(u64::MAX));
         self.background.wake();
         Ok(next.version)
     }
@@ -238,5 +261,9 @@ impl Engine for FjallEngine {
 
     fn sync(&self, version: CommitVersion) -> Result<()> {
         self.inner.sync(version)
+    }
+
+    fn space(&self) -> Option<Space> {
+        Some(self.disk.space())
     }
 }

@@ -124,6 +124,10 @@ impl Txn for MemoryTxn {
     fn commit_time(&self) -> i64 {
         self.time
     }
+
+    fn advance(&mut self, to: i64) {
+        self.time = self.time.max(to);
+    }
 }
 
 impl Engine for MemoryEngine {
@@ -137,10 +141,11 @@ impl Engine for MemoryEngine {
             let committed = self.committed.read();
             (Arc::clone(&committed.map), committed.head)
         };
-        let next = head.next();
+        let mut next = head.next();
         let mut txn = MemoryTxn { base, overlay: Overlay::default(), time: next.time };
         body(&mut txn)?;
-        let MemoryTxn { base, overlay, .. } = txn;
+        let MemoryTxn { base, overlay, time } = txn;
+        next.time = time;
         let writes = overlay.finish()?;
         if writes.is_empty() {
             return Ok(head.version);

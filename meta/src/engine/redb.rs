@@ -314,6 +314,10 @@ impl Txn for RedbTxn {
     fn commit_time(&self) -> i64 {
         self.time
     }
+
+    fn advance(&mut self, to: i64) {
+        self.time = self.time.max(to);
+    }
 }
 
 impl Engine for RedbEngine {
@@ -325,10 +329,11 @@ impl Engine for RedbEngine {
     fn transact(&self, body: &mut dyn FnMut(&mut dyn Txn) -> Result<()>) -> Result<CommitVersion> {
         let mut head = self.writer.lock();
         self.inner.durability.check()?;
-        let next = head.next();
+        let mut next = head.next();
         let base = Base(self.inner.table()?);
         let mut txn = RedbTxn { base, overlay: Overlay::default(), time: next.time };
         body(&mut txn)?;
+        next.time = txn.time;
         let writes = txn.overlay.finish()?;
         drop(txn.base);
         if writes.is_empty() {

@@ -135,6 +135,11 @@ impl MetaControlService for ControlService {
             volumes: count(service.volumes.all().len()),
             session_views: views,
             held_volumes,
+            disk: service.volumes.engine().space().map(|space| v1::DiskSpace {
+                state: space.room.name().to_owned(),
+                free_bytes: space.free,
+                reserve_bytes: space.reserve,
+            }),
         }))
     }
 

@@ -59,3 +59,27 @@ async fn blocks_move_over_the_same_port_while_the_session_lives() {
     assert!(answer.ends_with("ok"), "{answer}");
     assert!(bench.dir.path().join("blocks").is_dir());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_uploaded_while_the_disk_has_little_room() {
+    use crate::blocks::endpoint::Transfers;
+    use crate::blocks::signed::{Claims, Method};
+    use crate::engine::Room;
+    use crate::testbench::{Bench, Narrow};
+    let engine = Arc::new(Narrow::default());
+    let bench = Bench::on(engine.clone()).await;
+    let session = bench.open();
+    let volume = bench.served.volume.settings().id;
+    let object = flexfs_common::ids::ObjectId([7; 16]);
+    let claims = |method| Claims::from_now(method, volume, object, session.id, 100);
+    let admit = |method| {
+        let admitted = tokio::task::block_in_place(|| bench.service.admit(&claims(method)));
+        admitted.map(drop).map_err(|error| error.code())
+    };
+    assert_eq!(admit(Method::Put), Ok(()));
+    engine.leave(Room::Low);
+    assert_eq!(admit(Method::Put), Err(Code::FsNoSpace));
+    assert_eq!(admit(Method::Get), Ok(()));
+    engine.leave(Room::Ample);
+    assert_eq!(admit(Method::Put), Ok(()));
+}

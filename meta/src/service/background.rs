@@ -1,5 +1,5 @@
 //! What a server does by itself: the core's work of every second, ends of
-//! tokens, the grace.
+//! tokens, the grace, a look at the disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub async fn watch_time(service: Arc<Service>) {
         }
         cut_ended(&service).await;
         service.review_grace();
+        // So that a change is told also when nobody works.
+        block(|| service.volumes.engine().room());
         if written.is_none_or(|at| at.elapsed() >= CHECKPOINT) {
             written = Some(tokio::time::Instant::now());
             checkpoint(&service);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flexfs_common::Result;
 
-use crate::engine::{CommitVersion, Engine, Reader, Txn};
+use crate::engine::{CommitVersion, Engine, Reader, Space, Txn};
 
 /// An engine that syncs after every transaction.
 #[derive(Debug)]
@@ -35,5 +35,9 @@ impl Engine for SyncedEngine {
 
     fn sync(&self, version: CommitVersion) -> Result<()> {
         self.0.sync(version)
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.0.space()
     }
 }

@@ -13,6 +13,7 @@ use super::keys::{Keys, Tag, id_at, u64_at};
 use super::record::{Condemned, Object, ObjectState};
 use super::session_end::{self, session_of};
 use super::{Volume, contents, inodes, objects, superblock};
+use crate::engine::Room;
 
 /// Transactions between two looks at the clock.
 const STEPS: usize = 16;
@@ -48,8 +49,11 @@ impl Volume {
         }
         let until = BootTime::now().after(TICK_FOR);
         while self.reap_sessions()? && !until.passed() {}
-        while self.reclaim_orphans()? && !until.passed() {}
-        while self.finish_truncations()? && !until.passed() {}
+        // What frees space is written first, and may be a lot.
+        if self.engine.room() >= Room::Low {
+            while self.reclaim_orphans()? && !until.passed() {}
+            while self.finish_truncations()? && !until.passed() {}
+        }
         self.forget_tombstones()?;
         self.delete_objects()?;
         Ok(std::mem::take(&mut *self.ended.lock()))

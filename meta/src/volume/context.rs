@@ -15,6 +15,7 @@ use super::scope::Scopes;
 use super::session::Session;
 use super::superblock::Identity;
 use super::types::{BlockAccess, VolumeSettings};
+use crate::engine::Room;
 
 /// One operation's surroundings.
 pub(super) struct Context<'a> {
@@ -44,6 +45,8 @@ pub(super) struct Context<'a> {
     /// The quota is reached only because of numbers that nobody has used yet.
     pub(super) short_of_inodes: Cell<bool>,
     pub(super) rights: &'a Rights,
+    /// What the disk below the engine takes.
+    pub(super) room: Room,
 }
 
 impl Context<'_> {

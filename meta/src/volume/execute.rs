@@ -22,7 +22,7 @@ use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
 use super::view::View;
 use super::{Volume, contents};
-use crate::engine::CommitVersion;
+use crate::engine::{CommitVersion, Room};
 
 mod answered;
 mod later;
@@ -50,6 +50,7 @@ struct Frame<'f> {
     flags: Arc<v1::Flags>,
     settings: Arc<VolumeSettings>,
     scope_epoch: u64,
+    room: Room,
 }
 
 fn reply(request_id: u64, result: reply::Result) -> v1::Reply {
@@ -130,6 +131,7 @@ impl Volume {
             flags: session.flags(),
             settings: self.settings.read().clone(),
             scope_epoch: session.confined.as_ref().map_or(0, |scope| scope.epoch()),
+            room: self.engine.room(),
         }
     }
 
@@ -151,6 +153,7 @@ impl Volume {
             searched: RefCell::default(),
             short_of_inodes: Cell::default(),
             rights: &self.rights,
+            room: frame.room,
         })
     }
 
@@ -511,6 +514,8 @@ impl Volume {
         let retention = self.settings.read().retention;
         let mut complete = false;
         while !complete {
+            // It writes before it frees; what is left to do stays on record.
+            self.need_room(Room::Low)?;
             self.change_alone(&mut |edit| {
                 complete = match step {
                     Step::Trim(ino) => contents::trim_step(edit, ino, retention)?,

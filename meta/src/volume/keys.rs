@@ -2,6 +2,7 @@
 //! order is ours. No two volumes share a prefix, no two tags one meaning.
 
 use flexfs_common::ids::{Ino, ObjectId, SessionId, VolumeId};
+use flexfs_common::limits;
 
 /// What kind of record a key names. The values are the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,30 @@ pub(super) struct Keys {
 pub(super) struct Range {
     pub(super) from: Vec<u8>,
     pub(super) to: Vec<u8>,
+}
+
+impl Tag {
+    /// Bytes of the fields that follow it, from least to most.
+    pub(super) fn fields_len(self) -> (usize, usize) {
+        const NUMBER: usize = 8;
+        const ID: usize = 16;
+        let exactly = |len| (len, len);
+        match self {
+            Tag::Superblock | Tag::Counters | Tag::Epoch => exactly(0),
+            Tag::Back => exactly(3 * NUMBER),
+            Tag::Dentry | Tag::Extent => exactly(2 * NUMBER),
+            Tag::Queue | Tag::Held | Tag::LockIndex => exactly(NUMBER + ID),
+            Tag::Inode | Tag::Locks | Tag::Inline | Tag::Target | Tag::Intent | Tag::Orphan => {
+                exactly(NUMBER)
+            }
+            Tag::Object | Tag::Session | Tag::Leftover | Tag::Tombstone => exactly(ID),
+            Tag::OpenOfInode => exactly(NUMBER + ID + NUMBER),
+            Tag::OpenOfSession => exactly(ID + NUMBER),
+            Tag::Slot => exactly(ID + 4),
+            Tag::Xattr => (NUMBER + 1, NUMBER + limits::XATTR_NAME_MAX_LEN),
+            Tag::History => (0, usize::MAX),
+        }
+    }
 }
 
 /// Bytes of the volume id and the tag.

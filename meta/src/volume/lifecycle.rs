@@ -29,7 +29,7 @@ use super::types::{
 };
 use super::view::View;
 use super::{Volume, dentry, random, reflag, session_end, slots, superblock};
-use crate::engine::Engine;
+use crate::engine::{Engine, Room};
 
 /// Bits of a connection's generation below the volume's epoch: connections of
 /// one session while one server has the volume.
@@ -121,8 +121,10 @@ impl Volume {
     ///
     /// # Errors
     /// `FLAG_CONFLICT`, `FLAG_UNSUPPORTED`, `SCOPE_MISSING` (the subtree is not there),
-    /// `RATE_LIMITED` (too many sessions), `ENGINE_FAILED`.
+    /// `RATE_LIMITED` (too many sessions), `FS_NO_SPACE` (the disk below the
+    /// engine is full), `ENGINE_FAILED`.
     pub fn open_session(&self, new: NewSession) -> Result<OpenedSession> {
+        self.need_room(Room::Low)?;
         let id = SessionId::random();
         let key: SessionKey = Zeroizing::new(random::fill()?);
         let sealed_key = self.seal.seal(&self.key_owner(id), &key)?;

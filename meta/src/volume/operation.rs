@@ -1,11 +1,12 @@
 //! Every operation: whether it changes something, what it touches, and who
-//! carries it out. A new one does not compile without all three.
+//! carries it out, and of a mutation what room it needs. A new one does not
+//! compile without all of these.
 
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
-use super::confine::{Touch, admit};
+use super::confine::{Admitted, Touch, admit};
 use super::context::Context;
 use super::edit::Edit;
 use super::numbers_ahead;
@@ -14,6 +15,7 @@ use super::ops::{
 };
 use super::outcome::{Outcome, empty};
 use super::view::View;
+use crate::engine::Room;
 
 /// An operation that changes nothing.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +168,41 @@ impl<'o> Mutation<'o> {
         }
     }
 
+    /// The room that it needs on the disk below the engine. Rows that are
+    /// merely replaced, and few for what was there before (an open, a lock,
+    /// an uploaded object), need as much as what frees space: without them
+    /// nobody could read, remove or finish anything.
+    fn needs(self, within: &Admitted) -> Room {
+        match self {
+            Mutation::Make(_)
+            | Mutation::Link(_)
+            | Mutation::SetXattr(_)
+            | Mutation::MintObjects(_) => Room::Ample,
+            Mutation::SetAttr(op) => match (op.size, within) {
+                (Some(size), Admitted::One(file)) if size > file.inode().size => Room::Ample,
+                _ => Room::Low,
+            },
+            Mutation::CommitData(op) => match &op.inline_data {
+                Some(bytes) if !bytes.is_empty() => Room::Ample,
+                _ => Room::Low,
+            },
+            Mutation::Fallocate(op) if fallocate::frees(op.mode) => Room::Low,
+            Mutation::Fallocate(_) => Room::Ample,
+            Mutation::Unlink(_)
+            | Mutation::Rename(_)
+            | Mutation::Open(_)
+            | Mutation::RemoveXattr(_) => Room::Low,
+            Mutation::SetLock(op) => match op.lock {
+                Some(lock) if lock.kind == v1::LockKind::Unlock as i32 => Room::Out,
+                _ => Room::Low,
+            },
+            Mutation::Release(_) => Room::Out,
+        }
+    }
+
+    /// # Errors
+    /// What speaks against the operation itself, else `FS_NO_SPACE` when the
+    /// disk below the engine has no room for it.
     pub(super) fn carry_out(
         self,
         ctx: &Context<'_>,
@@ -173,6 +210,18 @@ impl<'o> Mutation<'o> {
         slot: (u32, u64),
     ) -> Result<Outcome> {
         let within = admit(ctx, edit.view(), self.touch())?;
+        let needs = self.needs(&within);
+        let outcome = self.carry_out_within(ctx, edit, within, slot)?;
+        if ctx.room < needs { Err(Code::FsNoSpace.into()) } else { Ok(outcome) }
+    }
+
+    fn carry_out_within(
+        self,
+        ctx: &Context<'_>,
+        edit: &mut Edit<'_>,
+        within: Admitted,
+        slot: (u32, u64),
+    ) -> Result<Outcome> {
         match self {
             Mutation::SetAttr(op) => attributes::set_attr(ctx, edit, &within.one()?, op),
             Mutation::Make(op) => create::make(ctx, edit, &within.one()?, op),

@@ -69,13 +69,15 @@ impl Restored {
     /// `FORMAT_UNSUPPORTED`, `ENGINE_FAILED`.
     pub(crate) fn row(&mut self, key: &[u8], value: &[u8]) -> Result<Bytes> {
         let strange = || Error::new(Code::BackupInvalid, "the backup holds a row that is none");
-        let (prefix, _) = key.split_at_checked(PREFIX_LEN).ok_or_else(strange)?;
+        let (prefix, fields) = key.split_at_checked(PREFIX_LEN).ok_or_else(strange)?;
         let (volume, tag) = prefix.split_at(PREFIX_LEN - 1);
-        let kept = KEPT.into_iter().find(|kept| tag == [*kept as u8]);
-        if volume != self.volume.as_bytes() {
+        let kept = KEPT.into_iter().find(|kept| tag == [*kept as u8]).ok_or_else(strange)?;
+        // A longer one would be taken for what it begins with, here alone.
+        let (least, most) = kept.fields_len();
+        if volume != self.volume.as_bytes() || !(least..=most).contains(&fields.len()) {
             return Err(strange());
         }
-        match kept.ok_or_else(strange)? {
+        match kept {
             Tag::Superblock => {
                 self.superblock = true;
                 self.reborn(decode("superblock", value)?)

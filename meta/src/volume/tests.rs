@@ -16,5 +16,6 @@ mod restoring;
 mod rights;
 mod sealing;
 mod sessions;
+mod space;
 mod writing;
 mod xattrs;

@@ -22,6 +22,11 @@ const KEEP_SIZE: u32 = 0x01;
 const PUNCH_HOLE: u32 = 0x02;
 const ZERO_RANGE: u32 = 0x10;
 
+/// Does this mode make nothing longer and take something away?
+pub(in crate::volume) fn frees(mode: u32) -> bool {
+    mode == PUNCH_HOLE | KEEP_SIZE
+}
+
 pub(in crate::volume) fn fallocate(
     ctx: &Context<'_>,
     edit: &mut Edit<'_>,

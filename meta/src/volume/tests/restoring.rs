@@ -4,11 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use flexfs_common::Code;
+use flexfs_proto::v1;
+use flexfs_proto::v1::op::Body;
 use proptest::prelude::*;
 
 use super::fixture::{Client, Fixture, on_each_engine};
+use super::{acl, xattrs};
+use crate::backup::dump::dump;
+use crate::backup::load::restore;
 use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
+use crate::service::placed;
 use crate::volume::restored::{Restored, kept_ranges};
 
 const O_RDWR: u32 = 2;
@@ -35,6 +41,42 @@ fn restored_at(fixture: &Fixture, now: i64) -> Fixture {
     restored.finish().unwrap();
     let blocks = Arc::clone(&fixture.blocks);
     Fixture { volume: Arc::clone(&fixture.volume), blocks, engine }.reopen()
+}
+
+/// Every key of a volume, longer, shorter, and of another volume.
+#[test]
+fn a_key_that_is_none_is_refused() {
+    let fixture = Fixture::new(Arc::new(MemoryEngine::new()));
+    let client = fixture.client();
+    let file = client.create(&client.root, "f").unwrap().handle;
+    client.symlink(&client.root, "link", "f").unwrap();
+    let open = client.open(&file, O_RDWR).unwrap().open_id;
+    client.write(&file, open, 0, 10).unwrap();
+    let volume = fixture.volume.settings().id;
+    let snapshot = fixture.engine.snapshot().unwrap();
+    let refused = |key: &[u8], value: &[u8]| {
+        let mut restored = Restored::new(volume, NOW);
+        let error = restored.row(key, value).unwrap_err();
+        assert_eq!(error.code(), Code::BackupInvalid, "{key:?}");
+        assert_eq!(restored.finish().unwrap_err().code(), Code::BackupInvalid);
+    };
+    let mut tags = HashSet::new();
+    for (from, to) in kept_ranges(volume) {
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            tags.insert(key[16]);
+            Restored::new(volume, NOW).row(key, value).unwrap();
+            refused(&[key, b"junk"].concat(), value);
+            refused(&key[..key.len() - 1], value);
+            let mut other = key.to_vec();
+            other[0] ^= 1;
+            refused(&other, value);
+            Ok(std::ops::ControlFlow::Continue(()))
+        };
+        snapshot.scan(&from, &to, visit).unwrap();
+    }
+    assert!(tags.is_superset(&HashSet::from(*b"\x01\x02\x03BDEIOT")), "{tags:?}");
+    // Sessions are in no backup.
+    refused(&[volume.as_bytes(), &b"S"[..], &[1; 16]].concat(), b"");
 }
 
 const NOW: i64 = 1_800_000_000_000_000_000;
@@ -117,12 +159,96 @@ fn nothing_is_collected_until_that_is_confirmed() {
     });
 }
 
+/// A file of a backup, restored into a new engine.
+fn through_a_file(fixture: &Fixture) -> Fixture {
+    let settings = fixture.volume.settings();
+    let placed = v1::PlacedVolume {
+        id: settings.id.to_string(),
+        account_id: settings.account_id.to_string(),
+        name: settings.name,
+        block_size: settings.block_size,
+        ..v1::PlacedVolume::default()
+    };
+    let (key, value) = placed::row(settings.id, &placed);
+    let put = &mut |txn: &mut dyn crate::engine::Txn| {
+        txn.put(&key, &value);
+        Ok(())
+    };
+    fixture.engine.transact(put).unwrap();
+    let mut file = Vec::new();
+    dump(&*fixture.engine, &mut file).unwrap();
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    restore(&*engine, &mut &file[..]).unwrap();
+    let blocks = Arc::clone(&fixture.blocks);
+    Fixture { volume: Arc::clone(&fixture.volume), blocks, engine }.reopen()
+}
+
+/// What a client sees of a file beside its attributes: attributes by name,
+/// inline contents, and extents without their URLs.
+fn all_of(client: &Client, handle: &[u8]) -> (Vec<(String, Vec<u8>)>, v1::ExtentMap) {
+    let mut names = xattrs::list(client, handle);
+    names.sort();
+    let named = names.into_iter().map(|name| {
+        let value = xattrs::get(client, handle, &name).unwrap();
+        (name, value)
+    });
+    let mut map = client.extents(handle).unwrap_or_default();
+    map.extents.iter_mut().for_each(|extent| extent.url = String::new());
+    (named.collect(), map)
+}
+
+#[test]
+fn attributes_lists_and_contents_come_back_from_a_file() {
+    on_each_engine(|fixture| {
+        let client = fixture.client();
+        let dir = client.mkdir(&client.root, "dir").unwrap().handle;
+        xattrs::set(&client, &dir, acl::DEFAULT, &acl::acl("u::7,u:10:5,g::5,m::7,o::0"), 0)
+            .unwrap();
+        let small = client.create(&dir, "small").unwrap().handle;
+        client.write_inline(&small, 0, b"in the metadata").unwrap();
+        xattrs::set(&client, &small, acl::ACCESS, &acl::acl("u::6,u:10:6,g::4,m::6,o::0"), 0)
+            .unwrap();
+        xattrs::set(&client, &small, "user.long", &[7; 60_000], 0).unwrap();
+        xattrs::set(&client, &small, "user.empty", b"", 0).unwrap();
+        let big = client.create(&dir, "big").unwrap().handle;
+        let open = client.open(&big, O_RDWR).unwrap().open_id;
+        client.write(&big, open, 0, 10_000).unwrap();
+        client.write(&big, open, 5_000, 10_000).unwrap();
+        client.write(&big, open, 1 << 30, 1).unwrap();
+        client.release(&big, open).unwrap();
+        client.symlink(&dir, "link", "../small").unwrap();
+        let after = through_a_file(fixture);
+        let new = after.client();
+        for path in ["dir", "dir/small", "dir/big", "dir/link"] {
+            let (then, now) = (client.walk(path).unwrap(), new.walk(path).unwrap());
+            assert_eq!(now.attr, then.attr, "{path}");
+            assert_eq!(all_of(&new, &now.handle), all_of(&client, &then.handle), "{path}");
+        }
+        let (named, map) = all_of(&new, &new.walk("dir/small").unwrap().handle);
+        let names = [acl::ACCESS, "user.empty", "user.long"];
+        assert_eq!(named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(map.inline_data.as_deref(), Some(&b"in the metadata"[..]));
+        let (_, map) = all_of(&new, &new.walk("dir/big").unwrap().handle);
+        assert_eq!(map.extents.len(), 3);
+        let link = v1::ReadLink { handle: new.walk("dir/link").unwrap().handle };
+        let target = new.call(Body::ReadLink(link)).unwrap();
+        assert!(format!("{target:?}").contains("../small"), "{target:?}");
+        // The lists are heeded, and inherited by what is new.
+        let other = new.as_user(10, 10);
+        other.open(&new.walk("dir/small").unwrap().handle, O_RDWR).unwrap();
+        let dir = new.walk("dir").unwrap().handle;
+        let inherits = new.create(&dir, "new").unwrap().handle;
+        assert_eq!(xattrs::list(&new, &inherits), [acl::ACCESS]);
+        after.verify();
+    });
+}
+
 #[test]
 fn rows_that_no_backup_holds_are_refused() {
     let fixture = Fixture::new(Arc::new(MemoryEngine::new()));
     let volume = fixture.volume.settings().id;
     let mut restored = Restored::new(volume, NOW);
-    let key = |tag: u8| [volume.as_bytes(), &[tag][..], b"rest"].concat();
+    let key = |tag: u8| [volume.as_bytes(), &[tag][..], b"8 bytes."].concat();
     assert!(restored.row(&key(b'I'), b"").is_ok());
     for tag in *b"SPQRJKVWa\0\xff" {
         let code = restored.row(&key(tag), b"").unwrap_err().code();
