@@ -90,7 +90,7 @@ impl Tag {
             }
             Tag::Object | Tag::Session | Tag::Leftover | Tag::Tombstone => exactly(ID),
             Tag::OpenOfInode => exactly(NUMBER + ID + NUMBER),
-            Tag::OpenOfSession => exactly(ID + NUMBER),
+            Tag::OpenOfSession | Tag::Ahead => exactly(ID + NUMBER),
             Tag::Slot => exactly(ID + 4),
             Tag::Xattr => (NUMBER + 1, NUMBER + limits::XATTR_NAME_MAX_LEN),
             Tag::History => (0, usize::MAX),

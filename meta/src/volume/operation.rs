@@ -174,9 +174,12 @@ impl<'o> Mutation<'o> {
     /// nobody could read, remove or finish anything.
     fn needs(self, within: &Admitted) -> Room {
         match self {
+            // Its maker was told that it is there. Numbers for more are not lent.
+            Mutation::Make(op) if op.held.is_some() => Room::Low,
             Mutation::Make(_)
             | Mutation::Link(_)
             | Mutation::SetXattr(_)
+            | Mutation::MintInodes(_)
             | Mutation::MintObjects(_) => Room::Ample,
             Mutation::SetAttr(op) => match (op.size, within) {
                 (Some(size), Admitted::One(file)) if size > file.inode().size => Room::Ample,
