@@ -28,6 +28,7 @@ mod file;
 mod flush;
 mod mapping;
 mod mint;
+mod patience;
 mod prefetch;
 mod read;
 mod right;
@@ -35,6 +36,7 @@ mod seek;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod turns;
 mod upload;
 mod write;
 

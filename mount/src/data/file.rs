@@ -15,6 +15,7 @@ use super::extents::{Told, Windows};
 use super::failures::Failures;
 use super::prefetch::Pattern;
 use super::right::WriteRight;
+use super::turns::Turns;
 
 /// How meta keeps the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(super) struct FileState {
     pub(super) opens: u32,
     /// A flush failed then: the next comes no sooner than the usual age.
     pub(super) failed_at: Option<Instant>,
+    /// Every flush, in the background or waited for.
+    pub(super) turns: Turns,
     /// A background flush runs.
     pub(super) flushing: bool,
     /// Somebody else changed the contents, or may have, since the kernel's
@@ -99,6 +102,7 @@ impl FileState {
             full: None,
             opens: 0,
             failed_at: None,
+            turns: Turns::default(),
             flushing: false,
             pages_stale: false,
             committed: None,
