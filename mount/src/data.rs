@@ -29,6 +29,7 @@ mod flush;
 mod held;
 mod mapping;
 mod mint;
+mod patience;
 mod prefetch;
 mod read;
 mod right;
@@ -36,6 +37,7 @@ mod seek;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod turns;
 mod upload;
 mod write;
 

@@ -144,6 +144,14 @@ fn a_full_block_store_is_enospc_until_there_is_room() {
     let dd = "LC_ALL=C dd if=\"$1\" of=\"$2\" bs=100k conv=notrunc";
     let run = try_sh(dd, &[&source, &mount.path("kept")], SOON);
     assert!(!run.succeeded() && run.stderr.contains("No space left"), "{}", run.stderr);
+    // So it is for a block that ends in the middle: the answer is heard while
+    // the rest of it is on its way.
+    let filled = OpenOptions::new().write(true).open(&ballast).unwrap();
+    filled.set_len(filled.metadata().unwrap().len() - 1_000_000).unwrap();
+    drop(filled);
+    let large = mount.path("large");
+    let outcome = within("fsync", SOON, move || overwrite(&large, &noise(53, 4 << 20)));
+    assert_errno(outcome, Errno::NOSPC);
     assert_only_that_failed(&cluster, &mount, &bystanders);
     fs::remove_file(ballast).unwrap();
     assert_goes_on(&cluster, mount, &bystanders);

@@ -25,6 +25,10 @@ use super::signed::{Claims, Method, Signer, now_millis};
 /// An upload that brings nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(30);
 
+/// How long the rest of an upload that the store does not take is read, so that
+/// its sender reads the answer instead of seeing the connection break under it.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// Who may transfer now.
 pub trait Transfers: Send + Sync + 'static {
     /// The store, while the session is live on this volume, its flags allow
@@ -228,6 +232,37 @@ async fn try_write<T: Transfers>(
         let why = format!("{len} bytes, and the signed URL allows {}", claims.limit);
         return Err(Error::new(Code::BlockRefused, why));
     }
+    let outcome = receive(endpoint, claims, store, len, &mut body).await;
+    if let Err(error) = &outcome
+        && matches!(error.code(), Code::FsNoSpace | Code::BlockUnavailable)
+    {
+        drain(&mut body, len).await;
+    }
+    outcome
+}
+
+/// Reads what nobody wants for a while, at most the announced length, which
+/// the signed URL allows.
+async fn drain(body: &mut Body, len: u64) {
+    let mut left = usize::try_from(len).unwrap_or(usize::MAX);
+    let reading = async {
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    // One that stalls gets the answer as it is.
+    let _ = tokio::time::timeout(DRAIN, reading).await;
+}
+
+async fn receive<T: Transfers>(
+    endpoint: &Endpoint<T>,
+    claims: Claims,
+    store: Arc<DirectoryStore>,
+    len: u64,
+    body: &mut Body,
+) -> Result<()> {
     let mut object =
         blocking(move || store.create(claims.volume, claims.object, claims.limit)).await?;
     let mut buffer = BytesMut::with_capacity(limits::BLOCK_RECHECK_LEN);

@@ -16,6 +16,7 @@ use super::failures::Failures;
 use super::held::HeldFile;
 use super::prefetch::Pattern;
 use super::right::WriteRight;
+use super::turns::Turns;
 
 /// How meta keeps the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(super) struct FileState {
     pub(super) opens: u32,
     /// A flush failed then: the next comes no sooner than the usual age.
     pub(super) failed_at: Option<Instant>,
+    /// Every flush, in the background or waited for.
+    pub(super) turns: Turns,
     /// A background flush runs.
     pub(super) flushing: bool,
     /// Somebody else changed the contents, or may have, since the kernel's
@@ -102,6 +105,7 @@ impl FileState {
             full: None,
             opens: 0,
             failed_at: None,
+            turns: Turns::default(),
             flushing: false,
             pages_stale: false,
             committed: None,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use flexfs_common::{Code, Error, Kind, Result};
 use flexfs_proto::v1;
+use tokio::sync::MutexGuard;
 
 use super::FileData;
 use super::commit::Base;
@@ -66,7 +67,9 @@ impl FileData {
             // A task of its own: an interrupted fsync does not leave a file
             // half committed.
             let task =
-                tokio::spawn(async move { file.flush_now(How { full_only: false, sync }).await });
+                tokio::spawn(
+                    async move { file.flush_or_share(How { full_only: false, sync }).await },
+                );
             task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
         };
         let mut state = self.state.lock();
@@ -79,11 +82,29 @@ impl FileData {
         }
     }
 
+    /// As [`FileData::flush_now`]; but when the flush that is under way, or one
+    /// that comes before ours, gives the store up, that is the answer.
+    async fn flush_or_share(self: &Arc<Self>, how: How) -> Result<()> {
+        let joined = self.state.lock().turns.joined();
+        let turn = self.turn.lock().await;
+        let shared = self.state.lock().turns.shared(joined);
+        match shared {
+            Some(error) => Err(error),
+            None => self.flush_in_turn(how, turn).await,
+        }
+    }
+
     /// One flush after the other; a failure is kept for the opens.
     pub(super) async fn flush_now(self: &Arc<Self>, how: How) -> Result<()> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
+        self.flush_in_turn(how, turn).await
+    }
+
+    async fn flush_in_turn(self: &Arc<Self>, how: How, _turn: MutexGuard<'_, ()>) -> Result<()> {
+        self.state.lock().turns.begin();
         let outcome = self.flush_turn(how).await;
         let mut state = self.state.lock();
+        state.turns.end(outcome.as_ref().err());
         match &outcome {
             Ok(()) => {
                 state.full = None;

@@ -12,7 +12,9 @@ use flexfs_common::{Code, Error, Kind, Result, limits};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Method, Response, StatusCode, header};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::patience::{Arrivals, STALL, allowance, patience};
 use crate::session::MetaSession;
 use crate::session::backoff::jittered;
 
@@ -23,10 +25,6 @@ const PARALLEL: usize = 8;
 const ATTEMPTS: u32 = 5;
 /// Wait before the second attempt; doubles.
 const BACKOFF: Duration = Duration::from_millis(50);
-/// A transfer without progress for this long is given up.
-const STALL: Duration = Duration::from_secs(20);
-/// One attempt, whole: a block at 70 kB/s.
-const ATTEMPT: Duration = Duration::from_secs(120);
 /// Idle connections kept.
 const IDLE_MAX: usize = 16;
 /// Largest body of an error that is read.
@@ -43,6 +41,7 @@ pub(super) struct Transfer {
     cloud: OnceLock<Client>,
     downloads: Semaphore,
     uploads: Semaphore,
+    arrivals: Arrivals,
 }
 
 /// Every name is the metadata server's address: the name in the URL is the
@@ -67,8 +66,6 @@ fn builder() -> reqwest::ClientBuilder {
         .referer(false)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(limits::CONNECT)
-        .read_timeout(STALL)
-        .timeout(ATTEMPT)
         .pool_max_idle_per_host(IDLE_MAX)
 }
 
@@ -105,6 +102,7 @@ impl Transfer {
             cloud: OnceLock::new(),
             downloads: Semaphore::new(PARALLEL),
             uploads: Semaphore::new(PARALLEL),
+            arrivals: Arrivals::default(),
         })
     }
 
@@ -148,12 +146,12 @@ impl Transfer {
         range: Option<Range<u64>>,
         max: usize,
     ) -> Result<Bytes> {
-        let mut request = self.request(Method::GET, url)?;
+        let mut request = self.request(Method::GET, url)?.timeout(allowance(max));
         if let Some(range) = &range {
             let last = range.end.saturating_sub(1);
             request = request.header(header::RANGE, format!("bytes={}-{last}", range.start));
         }
-        let response = request.send().await.map_err(|e| unavailable(object, e))?;
+        let response = moving(object, request.send()).await?;
         let expected = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         if response.status() != expected {
             return Err(refusal(object, response).await);
@@ -162,19 +160,30 @@ impl Transfer {
     }
 
     /// Uploads an object by its create-only URL. One attempt: a key that may
-    /// have been used is not used again.
+    /// have been used is not used again. It ends as well when no upload of the
+    /// mount has arrived for [`patience`] since `since`, also one that still
+    /// waits for others.
     ///
     /// # Errors
     /// As [`Transfer::get`]; `FS_NO_SPACE`.
-    pub(super) async fn put(&self, object: ObjectId, url: &str, stored: Bytes) -> Result<()> {
-        let _permit = self.uploads.acquire().await.map_err(|_| closed())?;
+    pub(super) async fn put(
+        &self,
+        object: ObjectId,
+        url: &str,
+        stored: Bytes,
+        since: Instant,
+    ) -> Result<()> {
+        let len = stored.len();
         let work = async {
+            let _permit = self.uploads.acquire().await.map_err(|_| closed())?;
             let request = self
                 .request(Method::PUT, url)?
+                .timeout(allowance(len))
                 .header(header::CONTENT_LENGTH, stored.len())
                 .body(stored);
             let response = request.send().await.map_err(|e| unavailable(object, e))?;
             if response.status().is_success() {
+                self.arrivals.arrived();
                 return Ok(());
             }
             Err(refusal(object, response).await)
@@ -183,7 +192,14 @@ impl Transfer {
             biased;
             error = self.session.ended() => Err(error),
             result = work => result,
+            () = self.arrivals.silent(since, patience(len)) => Err(silent(object)),
         }
+    }
+
+    /// Has no upload of the mount arrived for as long as one of `len` bytes that
+    /// began at `since` is tried?
+    pub(super) fn is_silent(&self, since: Instant, len: usize) -> bool {
+        self.arrivals.is_silent(since, patience(len))
     }
 
     fn request(&self, method: Method, url: &str) -> Result<reqwest::RequestBuilder> {
@@ -214,6 +230,18 @@ fn closed() -> Error {
     Error::new(Code::Internal, "transfers have ended")
 }
 
+fn silent(object: ObjectId) -> Error {
+    Error::new(Code::BlockUnavailable, format!("object {object}: the block store is silent"))
+}
+
+/// One step of a download, which may take [`STALL`].
+async fn moving<T>(object: ObjectId, step: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(STALL, step).await {
+        Ok(outcome) => outcome.map_err(|e| unavailable(object, e)),
+        Err(_) => Err(silent(object)),
+    }
+}
+
 /// The URL is a credential for a minute: it must not reach the log.
 fn unavailable(object: ObjectId, cause: reqwest::Error) -> Error {
     Error::new(Code::BlockUnavailable, format!("object {object} cannot be transferred"))
@@ -227,7 +255,7 @@ async fn body(object: ObjectId, mut response: Response, max: usize) -> Result<By
         return Err(too_long(object));
     }
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0));
-    while let Some(part) = response.chunk().await.map_err(|e| unavailable(object, e))? {
+    while let Some(part) = moving(object, response.chunk()).await? {
         if bytes.len() + part.len() > max {
             return Err(too_long(object));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flexfs_common::ids::ObjectId;
 use flexfs_common::{Code, Error, Result};
+use tokio::time::Instant;
 
 use super::Core;
 use super::transfer::{may_retry, pause};
@@ -29,10 +30,14 @@ impl Core {
         let stored = self.encode(plain).await?;
         let stored_len = u64::try_from(stored.len()).unwrap_or(u64::MAX);
         let mut attempt = 1;
+        let mut since = Instant::now();
         loop {
+            let asked = Instant::now();
             let minted = self.mint.take(more).await?;
+            // The wait for meta is not the store's.
+            since += asked.elapsed();
             flexfs_common::failpoint!("mount-put-before");
-            match self.transfer.put(minted.object, &minted.url, stored.clone()).await {
+            match self.transfer.put(minted.object, &minted.url, stored.clone(), since).await {
                 Ok(()) => {
                     flexfs_common::failpoint!("mount-put-after");
                     return Ok(Uploaded { object: minted.object, stored_len });
@@ -41,6 +46,7 @@ impl Core {
                 // exists already, end with the next key.
                 Err(error)
                     if attempt < ATTEMPTS
+                        && !self.transfer.is_silent(since, stored.len())
                         && (may_retry(&error) || error.code() == Code::BlockRefused) =>
                 {
                     pause(minted.object, attempt, &error).await;

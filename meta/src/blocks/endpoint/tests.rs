@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flexfs_common::ids::{ObjectId, SessionId, VolumeId};
+use futures::StreamExt;
 use http::Request;
 use tower::ServiceExt;
 
@@ -134,6 +135,32 @@ async fn a_put_that_is_short_long_or_unannounced_leaves_nothing() {
     }
     assert_eq!(bench.stored(), None);
     assert_eq!(std::fs::read_dir(bench._dir.path().join("s/tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_the_store_does_not_take_is_read_to_its_end() {
+    let bench = bench();
+    // Nothing can be made in the store any more.
+    std::fs::remove_dir(bench._dir.path().join("s/tmp")).unwrap();
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let pieces = futures::stream::iter(0..64).map(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, io::Error>(Bytes::from(vec![1; 65_536]))
+    });
+    let response = bench.put(1 << 30, 64 * 65_536, Body::from_stream(pieces)).await;
+    assert_eq!(code_of(response).await, "BLOCK_UNAVAILABLE");
+    assert_eq!(read.load(Ordering::SeqCst), 64);
+    // One whose length the URL does not allow is not read.
+    read.store(0, Ordering::SeqCst);
+    let counted = Arc::clone(&read);
+    let pieces = futures::stream::iter(0..64).map(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, io::Error>(Bytes::from(vec![1; 65_536]))
+    });
+    let response = bench.put(10, 64 * 65_536, Body::from_stream(pieces)).await;
+    assert_eq!(code_of(response).await, "BLOCK_REFUSED");
+    assert_eq!(read.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
