@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -13,6 +13,9 @@ use crate::wait::wait_until;
 
 /// How long a clean unmount may take.
 const STOP: Duration = Duration::from_secs(60);
+
+/// A daemon that was killed is given so long to end by itself.
+const STUCK: Duration = Duration::from_secs(3);
 
 /// A mounted volume. Dropping it unmounts.
 #[derive(Debug)]
@@ -90,7 +93,14 @@ impl Mount {
     pub fn kill9(&self) {
         let pid = self.pid();
         kill_process(pid, Signal::KILL).expect("the mount's daemon");
-        wait_until("the mount's daemon is gone", Duration::from_secs(10), || {
+        let begun = Instant::now();
+        let mut forced = false;
+        wait_until("the mount's daemon is gone", Duration::from_secs(20), || {
+            // It cannot end while its kernel waits for itself (docs/failures.md).
+            if !forced && begun.elapsed() > STUCK {
+                forced = true;
+                let _ = Command::new("umount").arg("--force").arg(&self.dir).output();
+            }
             !Path::new(&format!("/proc/{}/fd", pid.as_raw_nonzero())).exists()
                 || fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
                     .is_ok_and(|line| line.is_empty())
