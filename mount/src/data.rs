@@ -249,6 +249,9 @@ impl DataPlane {
         }
         let excess = state.settle();
         let clean = state.is_clean();
+        if state.held.is_none() {
+            self.core.held.forget(ino);
+        }
         if state.opens == 0 && clean {
             // Before meta hears of it, and takes it back with the open.
             state.right.give_up();
@@ -300,11 +303,13 @@ impl DataPlane {
     /// make files in directories: ends when everything that was written and
     /// made before has left this mount.
     pub async fn give_up_writes(&self, inos: Option<&[Ino]>) {
+        for dir in inos.unwrap_or_default() {
+            // What is in these files has a right of its own as soon as meta
+            // knows of them.
+            self.give_up_made(Which::In(*dir)).await;
+        }
         let files: Vec<_> = match inos {
-            Some(inos) => {
-                let made = inos.iter().flat_map(|dir| self.core.held.files(Which::In(*dir)));
-                inos.iter().copied().chain(made).filter_map(|ino| self.get(ino)).collect()
-            }
+            Some(inos) => inos.iter().filter_map(|ino| self.get(*ino)).collect(),
             None => self.core.files.lock().by_ino.values().cloned().collect(),
         };
         let all = files.into_iter().map(FileData::give_up_writes);

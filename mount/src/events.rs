@@ -9,6 +9,7 @@ use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::data::Which;
 use crate::fs::{FileSystem, KernelCaches};
 use crate::session::SessionEvent;
 
@@ -50,6 +51,8 @@ pub async fn serve(
     while let Some(event) = events.recv().await {
         match event {
             SessionEvent::Recall(recall) => {
+                // At once, also when there is no place to send anything yet.
+                begin_giving_up(&fs, &recall);
                 // In the task, so that a cut never waits behind recalls.
                 let places = if is_of_writes(&recall) { &write_places } else { &places };
                 let (places, fs) = (Arc::clone(places), Arc::clone(&fs));
@@ -118,21 +121,37 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     }
 }
 
-/// Of the right to buffer writes, and of nothing else?
+/// Of the right to buffer writes or to make files, and of nothing else?
 fn is_of_writes(recall: &v1::Recall) -> bool {
-    recall.all_writes || !recall.write_inos.is_empty()
+    recall.all_writes || recall.numbers || !recall.write_inos.is_empty()
 }
 
-/// What was written leaves the mount. A right that is on its way is void.
-async fn give_up_writes(fs: &Arc<FileSystem>, recall: &v1::Recall) {
+/// Nothing is answered or made any more under a right that is taken back. One
+/// that is on its way is void.
+fn begin_giving_up(fs: &Arc<FileSystem>, recall: &v1::Recall) {
+    if recall.numbers {
+        fs.void_numbers();
+    }
     if recall.all_writes {
         fs.freshness().recalled_all();
-        fs.give_up_numbers();
+        fs.return_numbers();
+    }
+    if !recall.write_inos.is_empty() {
+        fs.freshness().recalled(recall.write_inos.iter().map(|ino| fs.inodes().kernel_ino(*ino)));
+    }
+}
+
+/// What was written and made leaves the mount.
+async fn give_up_writes(fs: &Arc<FileSystem>, recall: &v1::Recall) {
+    if recall.all_writes {
         fs.data().give_up_writes(None).await;
         return;
     }
+    if recall.numbers {
+        fs.data().give_up_made(Which::All).await;
+        return;
+    }
     let inos: Vec<Ino> = recall.write_inos.iter().copied().map(Ino).collect();
-    fs.freshness().recalled(inos.iter().map(|ino| fs.inodes().kernel_ino(ino.0)));
     fs.data().give_up_writes(Some(&inos)).await;
     flexfs_common::failpoint!("mount-recall-flushed");
 }

@@ -173,7 +173,12 @@ impl WholeDirectories {
         let making = whole.making(now)?;
         let made = make(making.number)?;
         if let Some((attr, _)) = &mut making.attr {
-            (attr.mtime, attr.ctime) = (Some(at), Some(at));
+            let key = |at: &v1::Timestamp| (at.seconds, at.nanos);
+            for time in [&mut attr.mtime, &mut attr.ctime] {
+                if time.as_ref().map(key) < Some(key(&at)) {
+                    *time = Some(at);
+                }
+            }
         }
         whole.changes += 1;
         whole.names.insert(Bytes::copy_from_slice(name));
@@ -221,6 +226,16 @@ impl WholeDirectories {
     /// An operation that changes the directory is about to be sent.
     pub fn changing(&self, ino: u64) {
         if let Some(whole) = self.0.lock().by_ino.get_mut(&ino) {
+            whole.changes += 1;
+            if let Some(making) = &mut whole.making {
+                making.attr = None;
+            }
+        }
+    }
+
+    /// The same of one that only the kernel knows.
+    pub fn changing_any(&self) {
+        for whole in self.0.lock().by_ino.values_mut() {
             whole.changes += 1;
             if let Some(making) = &mut whole.making {
                 making.attr = None;

@@ -16,12 +16,12 @@ use super::edit::{Edit, Effects, Extent};
 use super::operation::Operation;
 use super::outcome::{Outcome, Step};
 use super::recalls::Ticket;
-use super::rights::{By, Keep};
+use super::rights::{By, Keep, Wish};
 use super::session::Session;
 use super::slots::{self, Turn};
 use super::types::{Execution, VolumeSettings};
 use super::view::View;
-use super::{Volume, contents};
+use super::{Volume, contents, ops};
 use crate::engine::{CommitVersion, Room};
 
 mod answered;
@@ -437,6 +437,12 @@ impl Volume {
                 _ => false,
             };
             answered.repeated = true;
+            if let Some(v1::op::Body::Make(v1::Make { held: Some(_), open_flags, .. })) = &op.body
+                && ops::open::writes(*open_flags)
+            {
+                // Its mount goes on writing.
+                answered.wish = Wish::Open;
+            }
             return Ok(if synced { Outcome::AnswerSynced(result) } else { result.into() });
         }
         let outcome = mutation.carry_out(&ctx, edit, slot);

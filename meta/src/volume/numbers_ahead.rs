@@ -18,14 +18,24 @@ pub(super) fn mint(ctx: &Context<'_>, edit: &mut Edit<'_>, op: &v1::MintInodes) 
     ctx.need_writable()?;
     let keys = edit.keys();
     let session = ctx.session.id;
+    let returned: Vec<Vec<u8>> = op
+        .returned
+        .iter()
+        .filter_map(|handle| ctx.session.handles.check(handle).ok())
+        .map(|ino| keys.ahead(session, ino))
+        .collect();
+    take_back(edit, &returned)?;
     let has = edit.view().keys_of(&keys.ahead_of_session(session), limits::INODES_AHEAD_MAX)?;
     let mut counters = edit.view().counters()?;
     let mut count = (limits::INODES_AHEAD_MAX - has.len()) as u64;
+    count = count.min(op.count.into());
     if ctx.settings.max_inodes > 0 {
         let free = ctx.settings.max_inodes.saturating_sub(counters.inodes_taken());
-        count = count.min(free / limits::INODES_AHEAD_PART);
+        let lent = count.min(free / limits::INODES_AHEAD_PART);
+        // Inside a scope nothing is told of the volume but that it is full.
+        let all_or_none = ctx.session.confined.is_some() && lent < count;
+        count = if all_or_none { 0 } else { lent };
     }
-    count = count.min(op.count.into());
     let mut inodes = Vec::new();
     for _ in 0..count {
         let (ino, next) = ctx.identity.numbers.next(counters.next_inode);

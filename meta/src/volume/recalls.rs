@@ -90,6 +90,7 @@ pub(super) struct Recalled {
     pub(super) all: bool,
     pub(super) write_inos: Vec<u64>,
     pub(super) all_writes: bool,
+    pub(super) numbers: bool,
 }
 
 #[derive(Debug)]
@@ -211,9 +212,17 @@ impl RecallQueue {
         }
         while let Some(id) = inner.to_send.pop_front() {
             if let Some(open) = inner.open.get(&id) {
-                let Recalled { inos, name_inos, all, write_inos, all_writes } =
+                let Recalled { inos, name_inos, all, write_inos, all_writes, numbers } =
                     open.recalled.clone();
-                return Some(v1::Recall { id, inos, name_inos, all, write_inos, all_writes });
+                return Some(v1::Recall {
+                    id,
+                    inos,
+                    name_inos,
+                    all,
+                    write_inos,
+                    all_writes,
+                    numbers,
+                });
             }
         }
         None

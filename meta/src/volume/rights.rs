@@ -149,6 +149,8 @@ struct Inner {
     /// Rights to directories, likewise.
     makers: usize,
     lapsed: HashMap<TokenId, Lapses>,
+    /// Sessions that are asked for the numbers that they have ahead.
+    numbers: HashMap<SessionId, Arc<Ticket>>,
     /// Of the next right to buffer writes. Higher than all of before a restart.
     next_number: u64,
     /// At the last sweep.
@@ -199,6 +201,7 @@ impl Rights {
             keepers: 0,
             makers: 0,
             lapsed: HashMap::new(),
+            numbers: HashMap::new(),
             next_number: first_number,
             had_writers: false,
         };

@@ -43,7 +43,7 @@ impl Core {
             let flusher = Arc::clone(&self.flusher);
             tokio::spawn(async move {
                 // Kept for the opens, and logged.
-                let _ = file.flush_now(How { full_only, sync: false }).await;
+                let _ = file.flush_now(How { full_only, ..How::ALL }).await;
                 file.state.lock().flushing = false;
                 drop(permit);
                 flusher.notify_one();

@@ -234,8 +234,12 @@ impl FileState {
         self.dirty.gaps(range).into_iter().flat_map(|gap| dirty::gaps(gap, flying())).collect()
     }
 
-    /// Moves written bytes on their way. The flight is empty before.
+    /// Moves written bytes on their way. What is left of a flush that was given
+    /// up comes back before.
     pub(super) fn take_off(&mut self, full_only: bool) -> Vec<Segment> {
+        if !self.flight.is_empty() {
+            self.turn_back();
+        }
         let segments = self.dirty.take(full_only);
         self.flight = segments.iter().map(|s| (s.offset, s.data.clone())).collect();
         if self.dirty.is_empty() && self.held.is_none() {
@@ -308,7 +312,10 @@ impl FileState {
     /// Drops everything written. Returns its bytes.
     pub(super) fn discard(&mut self) -> u64 {
         let lost = self.dirty_bytes();
-        self.held = None;
+        if self.held.take().is_some() {
+            // Nobody will ever know of it.
+            self.right.give_up();
+        }
         self.right.nothing_left();
         self.clip(0);
         self.mtime = None;

@@ -24,11 +24,15 @@ pub(super) struct How {
     pub(super) full_only: bool,
     /// Until it survives power loss.
     pub(super) sync: bool,
+    /// Meta is to know of the file; what is in it may follow.
+    pub(super) made_only: bool,
 }
 
 impl How {
     /// Everything, as far as the servers' logs.
-    pub(super) const ALL: How = How { full_only: false, sync: false };
+    pub(super) const ALL: How = How { full_only: false, sync: false, made_only: false };
+    /// That meta knows of the file.
+    pub(super) const MADE: How = How { made_only: true, ..How::ALL };
 }
 
 /// What is to be done for a file.
@@ -67,9 +71,7 @@ impl FileData {
             // A task of its own: an interrupted fsync does not leave a file
             // half committed.
             let task =
-                tokio::spawn(
-                    async move { file.flush_or_share(How { full_only: false, sync }).await },
-                );
+                tokio::spawn(async move { file.flush_or_share(How { sync, ..How::ALL }).await });
             task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
         };
         let mut state = self.state.lock();
@@ -92,6 +94,14 @@ impl FileData {
             Some(error) => Err(error),
             None => self.flush_in_turn(how, turn).await,
         }
+    }
+
+    /// As [`FileData::flush_now`], in a task of its own: whoever is interrupted
+    /// leaves nothing half done.
+    pub(super) async fn flush_aside(self: &Arc<Self>, how: How) -> Result<()> {
+        let file = Arc::clone(self);
+        let task = tokio::spawn(async move { file.flush_now(how).await });
+        task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
     }
 
     /// One flush after the other; a failure is kept for the opens.
@@ -148,9 +158,12 @@ impl FileData {
         outcome
     }
 
-    async fn flush_turn(self: &Arc<Self>, how: How) -> Result<()> {
+    async fn flush_turn(self: &Arc<Self>, mut how: How) -> Result<()> {
         let mut merges = 0;
         while !self.state.lock().is_clean() {
+            if how.made_only && !self.is_held_back() {
+                return Ok(());
+            }
             // Before anything is uploaded that meta is going to refuse.
             self.core.session.check_writable()?;
             self.know_form().await?;
@@ -158,11 +171,21 @@ impl FileData {
             let outcome = match plan {
                 Plan::Nothing => break,
                 Plan::Inline(contents) if self.is_held_back() => {
-                    self.report_with(contents.into(), how.sync).await
+                    if self.report_with(contents.into(), how.sync).await? {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 Plan::Extents(_) if self.is_held_back() => {
                     self.state.lock().turn_back();
                     self.report_with(Bytes::new(), false).await?;
+                    let mut state = self.state.lock();
+                    if how.made_only && (state.right.is_held() || state.is_clean()) {
+                        state.dirty_since.get_or_insert_with(Instant::now);
+                        return Ok(());
+                    }
+                    // Without a right nobody would ask for the rest.
+                    how.full_only &= state.right.is_held();
                     continue;
                 }
                 // Forgotten between the two lines above.

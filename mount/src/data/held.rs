@@ -105,7 +105,25 @@ impl DataPlane {
             state.dirty_since = Some(Instant::now());
             state.held = Some(Box::new(held));
         }
+        // Whoever looked for idle ones meanwhile may have let go of it.
+        self.core.files.lock().by_ino.insert(file.ino, Arc::clone(&file));
         self.core.mark_dirty(&file, false);
+    }
+
+    /// Others wait for these: meta is told of them, or they are lost.
+    pub async fn give_up_made(&self, which: Which) {
+        let files = self.core.held.files(which).into_iter().filter_map(|ino| self.get(ino));
+        let files: Vec<Arc<FileData>> = files.collect();
+        let sent = files.into_iter().map(|file| async move {
+            file.send_or_lose(How::MADE, |state| state.held.is_none()).await;
+        });
+        futures::stream::iter(sent).for_each_concurrent(FLUSH_ALL_PARALLEL, |done| done).await;
+    }
+
+    /// Is one of these still held back?
+    #[must_use]
+    pub fn holds(&self, which: Which) -> bool {
+        !self.core.held.files(which).is_empty()
     }
 
     /// How many files are held back.
@@ -177,15 +195,13 @@ impl FileData {
         if !self.is_held_back() {
             return Ok(());
         }
-        let file = Arc::clone(self);
-        // A task of its own: who is interrupted leaves nothing half done.
-        let task = tokio::spawn(async move { file.flush_now(How::ALL).await });
-        task.await.map_err(|e| Error::bare(Code::Internal).caused_by(e)).flatten()
+        self.flush_aside(How::MADE).await
     }
 
     /// Tells meta of the file, with its whole contents or without any. In the
-    /// file's turn to be flushed.
-    pub(super) async fn report_with(&self, contents: Bytes, sync: bool) -> Result<()> {
+    /// file's turn to be flushed. False: meta knew of it, and has not looked at
+    /// the contents.
+    pub(super) async fn report_with(&self, contents: Bytes, sync: bool) -> Result<bool> {
         match self.send_report(contents.clone(), sync).await {
             Err(error) if !contents.is_empty() && is_lack_of_room(&error) => {
                 // As without a right to make it: it is there, and empty.
@@ -196,10 +212,10 @@ impl FileData {
         }
     }
 
-    async fn send_report(&self, contents: Bytes, sync: bool) -> Result<()> {
+    async fn send_report(&self, contents: Bytes, sync: bool) -> Result<bool> {
         let (mut make, caller, era, mtime) = {
             let state = self.state.lock();
-            let Some(held) = &state.held else { return Ok(()) };
+            let Some(held) = &state.held else { return Ok(false) };
             (held.make.clone(), held.caller.clone(), state.right.era(), state.mtime)
         };
         let has_contents = !contents.is_empty();
@@ -212,16 +228,23 @@ impl FileData {
         flexfs_common::failpoint!("mount-make-before");
         let result = self.core.session.call(caller, v1::op::Body::Make(make)).await?;
         flexfs_common::failpoint!("mount-make-after");
-        let v1::reply::Result::Entry(v1::Entry { attr: Some(attr), .. }) = result else {
+        let v1::reply::Result::Entry(v1::Entry { attr: Some(attr), made_before, .. }) = result
+        else {
             return Err(Error::new(Code::ProtocolInvalid, "not the answer to Make"));
         };
         let mut state = self.state.lock();
         state.held = None;
         state.right.told_of(attr.write_right, era);
+        if made_before {
+            // As it was then, with what came then: it is asked for.
+            state.turn_back();
+            state.committed(None, Form::Unknown);
+            return Ok(false);
+        }
         if has_contents {
             state.all_landed();
         }
         state.committed(Some(attr), Form::Inline(contents));
-        Ok(())
+        Ok(true)
     }
 }

@@ -9,6 +9,7 @@ use flexfs_common::{Code, Result, limits};
 use flexfs_proto::v1;
 
 use super::FileData;
+use super::file::FileState;
 use super::flush::How;
 
 /// Refusals before a write does without, and waits for its commit: somebody
@@ -111,16 +112,14 @@ impl FileData {
         if !self.core.write_rights || self.state.lock().right.is_held() {
             return Ok(true);
         }
-        if self.is_held_back() {
-            // Its right was taken back: meta has to hear of it first.
-            self.flush_now(How::ALL).await?;
-        }
+        // Its right was taken back: meta has to hear of it first.
+        self.report_made().await?;
         // One question at a time: the others find its answer.
         let _acquiring = self.acquiring.lock().await;
         if self.state.lock().right.under() != 0 {
             // Of a right that was taken back: they go under its number, or are
             // refused, before there is another.
-            let flushed = self.flush_now(How::ALL).await;
+            let flushed = self.flush_aside(How::ALL).await;
             tracing::debug!(ino = %self.ino, ?flushed, "sent before another right is asked for");
             if self.state.lock().right.under() != 0 {
                 return Ok(false);
@@ -194,24 +193,30 @@ impl FileData {
         };
         drop(used);
         flexfs_common::failpoint!("mount-recall-received");
-        let until = Instant::now() + SEND_MAX;
-        loop {
-            let Err(error) = self.flush_now(How::ALL).await else { break };
-            if self.core.session.end_error().is_some() || self.state.lock().is_clean() {
-                // Discarded already, and said so.
-                break;
-            }
-            if Instant::now() >= until {
-                let lost = self.discard(Some(&error));
-                tracing::error!(ino = %self.ino, lost, "data is lost: others could not wait");
-                break;
-            }
-            tokio::time::sleep(SEND_PAUSE).await;
-        }
+        self.send_or_lose(How::ALL, FileState::is_clean).await;
         let mut state = self.state.lock();
         if !state.right.is_held() && state.right.under == under {
             // What is there now was written since, by somebody who is waiting.
             state.right.nothing_left();
+        }
+    }
+
+    /// Sends what others are waiting for. What cannot be sent is lost, and those
+    /// who wrote it are told.
+    pub(super) async fn send_or_lose(self: &Arc<Self>, how: How, is_sent: fn(&FileState) -> bool) {
+        let until = Instant::now() + SEND_MAX;
+        loop {
+            let Err(error) = self.flush_now(how).await else { return };
+            if self.core.session.end_error().is_some() || is_sent(&self.state.lock()) {
+                // Discarded already, and said so.
+                return;
+            }
+            if Instant::now() >= until {
+                let lost = self.discard(Some(&error));
+                tracing::error!(ino = %self.ino, lost, "data is lost: others could not wait");
+                return;
+            }
+            tokio::time::sleep(SEND_PAUSE).await;
         }
     }
 }

@@ -86,7 +86,7 @@ impl FileSystem {
         who: Requester,
         (ino, handle): (u64, &Bytes),
     ) -> Result<(v1::Attr, Asked)> {
-        self.report_made_in(ino).await;
+        self.report_made_in(ino).await?;
         let (asked, changes) = (self.ask(), self.whole.changes(ino));
         let body = Body::GetAttr(v1::GetAttr { handle: handle.to_vec() });
         let attr = reply::attr(self.call_open(who, body).await?)?;
@@ -181,7 +181,7 @@ impl FileSystem {
         };
         let open_id = file.as_ref().map_or(0, |file| file.open_id);
         let caller = who.caller(0);
-        self.report_made_in(ino).await;
+        self.report_made_in(ino).await?;
         self.whole.changing(ino);
         if request.mode.is_some() || request.uid.is_some() || request.gid.is_some() {
             self.whole.stop_making(ino);

@@ -134,7 +134,7 @@ impl FileSystem {
         plus: bool,
         stream: &mut DirStream,
     ) -> Result<()> {
-        self.report_made_in(dir.ino).await;
+        self.report_made_in(dir.ino).await?;
         let asked = self.ask();
         let handle = dir.handle.to_vec();
         let body = Body::ReadDir(v1::ReadDir { handle, cookie, max_bytes: PAGE_BYTES, plus });

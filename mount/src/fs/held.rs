@@ -31,7 +31,6 @@ const HELD_MAX: usize = 512;
 const PLAIN_MODE: u32 = 0o777;
 const SPECIAL_MODE: u32 = 0o7000;
 const S_ISGID: u32 = 0o2000;
-const UMASK_BITS: u32 = 0o777;
 
 #[derive(Debug, Default)]
 struct Pool {
@@ -40,6 +39,8 @@ struct Pool {
     /// void.
     era: u64,
     asking: bool,
+    /// Handles of those that are not used any more.
+    returned: Vec<Vec<u8>>,
     not_before: Option<Instant>,
 }
 
@@ -62,18 +63,18 @@ impl Numbers {
 
     /// Asks for some unless there are enough.
     fn prepare(self: &Arc<Self>, session: &Arc<MetaSession>) {
-        let era = {
+        let (era, returned) = {
             let mut pool = self.0.lock();
             let too_soon = pool.not_before.is_some_and(|at| at > Instant::now());
             if pool.asking || too_soon || pool.ready.len() >= NUMBERS_LOW {
                 return;
             }
             pool.asking = true;
-            pool.era
+            (pool.era, std::mem::take(&mut pool.returned))
         };
         let (numbers, session) = (Arc::clone(self), Arc::clone(session));
         tokio::spawn(async move {
-            let body = Body::MintInodes(v1::MintInodes { count: NUMBERS });
+            let body = Body::MintInodes(v1::MintInodes { count: NUMBERS, returned });
             let answer = session.call(v1::Caller::default(), body).await;
             let mut pool = numbers.0.lock();
             pool.asking = false;
@@ -87,15 +88,20 @@ impl Numbers {
             pool.not_before = got.is_empty().then(|| Instant::now() + NUMBERS_PAUSE);
             if pool.era == era {
                 pool.ready.extend(got);
+            } else {
+                pool.returned.extend(got.into_iter().map(|number| number.handle.to_vec()));
             }
         });
     }
 
-    /// Meta takes them back.
-    fn give_up(&self) {
+    /// They are not used any more. `given_back`: meta has them still.
+    fn drop_all(&self, given_back: bool) {
         let mut pool = self.0.lock();
         pool.era += 1;
-        pool.ready.clear();
+        let dropped = std::mem::take(&mut pool.ready);
+        if given_back {
+            pool.returned.extend(dropped.into_iter().map(|number| number.handle.to_vec()));
+        }
     }
 }
 
@@ -154,7 +160,8 @@ impl FileSystem {
         let asked = Asked { at: BootTime::now(), stamp: reading.stamp() };
         let make_file = |right| {
             let number = self.numbers.take(&self.session)?;
-            let attr = new_attr(number.ino, &caller, request.mode, at);
+            let umask = caller.umask | flags.umask;
+            let attr = new_attr(number.ino, &caller, request.mode & !umask, at);
             let held = v1::HeldMake {
                 make_right: right,
                 handle: number.handle.clone(),
@@ -202,7 +209,9 @@ impl FileSystem {
             && same(request.uid, attr.uid)
             && same(request.gid, attr.gid)
             && request.mode.is_none_or(|mode| mode & SPECIAL_MODE == 0);
-        if !plain || (who.uid != 0 && who.uid != attr.uid) {
+        // Meta would take the session's umask from the mode as from a new one.
+        let masked = request.mode.is_some() && self.session.flags().umask != 0;
+        if !plain || masked || (who.uid != 0 && who.uid != attr.uid) {
             return None;
         }
         let asked = self.ask();
@@ -235,13 +244,18 @@ impl FileSystem {
         }
     }
 
-    /// The same of all files that were made in a directory. What fails is told
-    /// to who has them open.
-    pub(super) async fn report_made_in(&self, dir: u64) {
-        if self.data.held_count() > 0 {
-            // Logged, and kept for the opens.
-            let _ = self.data.report_made(Which::In(self.inodes.meta_ino(dir))).await;
+    /// The same of all files that were made in a directory.
+    ///
+    /// # Errors
+    /// What it fails with while they are there all the same, and meta does not
+    /// know of them. Else what fails is told to who has them open.
+    pub(super) async fn report_made_in(&self, dir: u64) -> Result<()> {
+        if self.data.held_count() == 0 {
+            return Ok(());
         }
+        let dir = Which::In(self.inodes.meta_ino(dir));
+        let outcome = self.data.report_made(dir).await;
+        if self.data.holds(dir) { outcome } else { Ok(()) }
     }
 
     /// The same of all.
@@ -280,9 +294,15 @@ impl FileSystem {
         (!ttl.is_zero()).then_some(known)
     }
 
-    /// Meta takes back everything that it gave out ahead.
-    pub fn give_up_numbers(&self) {
-        self.numbers.give_up();
+    /// Meta takes back the numbers that it gave out ahead.
+    pub fn void_numbers(&self) {
+        self.numbers.drop_all(false);
+    }
+
+    /// Meta may not know of the latest any more: none is used, and those that it
+    /// does know it is told of.
+    pub fn return_numbers(&self) {
+        self.numbers.drop_all(true);
     }
 }
 
@@ -291,7 +311,7 @@ fn new_attr(ino: u64, caller: &v1::Caller, mode: u32, at: v1::Timestamp) -> v1::
     v1::Attr {
         ino,
         kind: v1::FileKind::Regular.into(),
-        mode: mode & PLAIN_MODE & !(caller.umask & UMASK_BITS),
+        mode: mode & PLAIN_MODE,
         nlink: 1,
         uid: caller.uid,
         gid: caller.gid,

@@ -62,7 +62,7 @@ impl FileSystem {
             Some(kept) => return Ok(Found::Absent(kept)),
             None => {}
         }
-        self.report_made_in(parent).await;
+        self.report_made_in(parent).await?;
         let asked = self.ask();
         let body = Body::Lookup(v1::Lookup {
             parent: self.inodes.handle(parent)?.to_vec(),
@@ -144,7 +144,7 @@ impl FileSystem {
         place: (u64, &'n [u8]),
         make: v1::Make,
     ) -> Result<((v1::Entry, v1::Attr), Told<'n>)> {
-        self.report_made_in(place.0).await;
+        self.report_made_in(place.0).await?;
         let at = BootTime::now();
         self.whole.adding(place.0, place.1);
         self.whole.changing(place.0);
@@ -222,7 +222,7 @@ impl FileSystem {
     ) -> Result<Attributes> {
         check_name(new_name)?;
         self.report_made(ino).await?;
-        self.report_made_in(new_parent).await;
+        self.report_made_in(new_parent).await?;
         let at = BootTime::now();
         self.whole.adding(new_parent, new_name);
         self.whole.changing(new_parent);
@@ -254,9 +254,9 @@ impl FileSystem {
             // Which one it is only the kernel knows.
             // Others than those it is about: kept for who has them open.
             let _ = self.report_all_made().await;
-        } else {
-            self.report_made_in(parent).await;
+            self.whole.changing_any();
         }
+        self.report_made_in(parent).await?;
         self.whole.changing(parent);
         let _change = self.freshness.change(&[parent]);
         let parent = self.inodes.handle(parent)?.to_vec();
@@ -284,10 +284,11 @@ impl FileSystem {
         }
         // Others than those it is about: kept for who has them open.
         let _ = self.report_all_made().await;
+        self.report_made_in(from.0).await?;
+        self.report_made_in(to.0).await?;
         self.whole.adding(to.0, to.1);
         self.whole.adding(from.0, from.1);
-        self.whole.changing(to.0);
-        self.whole.changing(from.0);
+        self.whole.changing_any();
         // The inode that moves is not named.
         let _change = self.freshness.change_any();
         // The kernel takes the time for which it may keep a name along when it

@@ -104,7 +104,7 @@ impl FileSystem {
     /// to change.
     async fn report_for_xattr(&self, ino: u64) -> Result<()> {
         self.report_made(ino).await?;
-        self.report_made_in(ino).await;
+        self.report_made_in(ino).await?;
         self.whole.changing(ino);
         self.whole.stop_making(ino);
         Ok(())

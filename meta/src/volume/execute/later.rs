@@ -158,11 +158,13 @@ impl Volume {
         }
         let mut inos = answered.told();
         inos.extend_from_slice(changes.changed);
-        inos.extend(self.held_in(changes.left_scopes, session.id));
+        let confined = self.confined_to(changes.left_scopes, session.id);
+        inos.extend(self.rights.written_by(&confined));
         inos.sort_unstable();
         inos.dedup();
         let may_write = |session, ino| self.may_have_held(view, ino, session);
         let mut blocked = self.rights.recall_writers(session.id, (&inos, stamp), &may_write)?;
+        self.rights.wait_for_recovered(&confined, &mut blocked);
         if acquires {
             inos.iter().for_each(|ino| self.rights.make_way(session.id, *ino, &mut blocked));
         }
@@ -172,23 +174,18 @@ impl Volume {
         Ok((!blocked.is_nothing()).then_some(blocked))
     }
 
-    /// A directory leaves these scopes: what sessions that are confined to
-    /// them have made and written there arrives before.
-    fn held_in(&self, scopes: &[Ino], by: SessionId) -> Vec<Ino> {
+    /// A directory leaves these scopes: what others have made and written that
+    /// are confined to them arrives before.
+    fn confined_to(&self, scopes: &[Ino], by: SessionId) -> Vec<SessionId> {
         if scopes.is_empty() {
             return Vec::new();
         }
         let is_there = |session: &Arc<Session>| {
             session.confined.as_ref().is_some_and(|scope| scopes.contains(&scope.ino))
         };
-        let sessions: Vec<SessionId> = self
-            .sessions
-            .all()
-            .iter()
-            .filter(|session| session.id != by && is_there(session))
-            .map(|session| session.id)
-            .collect();
-        self.rights.written_by(&sessions)
+        let sessions = self.sessions.all();
+        let theirs = sessions.iter().filter(|session| session.id != by && is_there(session));
+        theirs.map(|session| session.id).collect()
     }
 
     /// The quota is reached, and sessions have numbers that they may not need:
@@ -198,7 +195,7 @@ impl Volume {
         let mut sessions: Vec<SessionId> = rows.iter().filter_map(|key| session_of(key)).collect();
         sessions.dedup();
         for session in sessions.iter().filter_map(|id| self.sessions.live(*id).ok()) {
-            if let Some(ticket) = self.rights.recall_all_writes(&session) {
+            if let Some(ticket) = self.rights.recall_numbers(&session) {
                 blocked.wait_for(&ticket);
             }
         }

@@ -31,6 +31,9 @@ pub(in crate::volume) fn make(
     need(dir.inode(), &ctx.who, X)?;
     ctx.keep_names(dir);
     if let Some(held) = &op.held {
+        if let Some(made) = made_before(ctx, edit, held)? {
+            return Ok(made);
+        }
         need_make_right(ctx, dir, op, (kind, held))?;
     }
     if let Some((_, existing)) = confine::child(ctx, edit.view(), dir, &name)? {
@@ -98,6 +101,28 @@ fn need_make_right(
     }
     ctx.holds_right.set(true);
     Ok(())
+}
+
+/// Its mount does not know that it was told of already: the answer was given
+/// up. Such a file is open by this very number and id.
+fn made_before(ctx: &Context<'_>, edit: &Edit<'_>, held: &v1::HeldMake) -> Result<Option<Outcome>> {
+    let ino = ctx.session.handles.check(&held.handle)?;
+    let open = edit.view().open_row(ctx.session.id, held.open_id)?;
+    let Some(open) = open.filter(|open| open.ino == ino.0) else { return Ok(None) };
+    let inode = edit.view().inode_named(ino)?;
+    ctx.holds_right.set(true);
+    if writes(open.flags) {
+        ctx.wish.set(Wish::Open);
+    }
+    let entry = v1::Entry {
+        handle: ctx.session.handles.make(ino).into(),
+        attr: Some(attr(ino, &inode)),
+        open_id: held.open_id,
+        made_before: true,
+        ..v1::Entry::default()
+    };
+    let answer = reply::Result::Entry(entry);
+    Ok(Some(if held.sync { Outcome::AnswerSynced(answer) } else { answer.into() }))
 }
 
 /// Its number, open and contents are what the mount says; who may make it, and

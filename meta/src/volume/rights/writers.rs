@@ -310,13 +310,30 @@ impl Rights {
         inner.places[&ino].writer.as_ref().unwrap().recall.as_ref().unwrap().left()
     }
 
-    /// Asks a session for everything that it has written and made.
-    pub(in crate::volume) fn recall_all_writes(&self, session: &Session) -> Option<Arc<Ticket>> {
-        let queue = session.recalls.as_ref().filter(|queue| queue.knows().writing)?;
+    /// Asks a session for the numbers that it has ahead. One question at a time.
+    pub(in crate::volume) fn recall_numbers(&self, session: &Session) -> Option<Arc<Ticket>> {
+        let queue = session.recalls.as_ref().filter(|queue| queue.knows().making)?;
+        let mut inner = self.inner.lock();
+        inner.numbers.retain(|_, ticket| !ticket.is_over());
+        if let Some(ticket) = inner.numbers.get(&session.id) {
+            return Some(Arc::clone(ticket));
+        }
         let ticket = Ticket::new(queue.lease_end());
-        let recalled = Recalled { all_writes: true, ..Recalled::default() };
-        queue.push(recalled, Arc::clone(&ticket));
+        inner.numbers.insert(session.id, Arc::clone(&ticket));
+        drop(inner);
+        queue.push(Recalled { numbers: true, ..Recalled::default() }, Arc::clone(&ticket));
         Some(ticket)
+    }
+
+    /// What these sessions of before a restart may have written or made, where
+    /// it is not known.
+    pub(in crate::volume) fn wait_for_recovered(&self, of: &[SessionId], blocked: &mut Blocked) {
+        let inner = self.inner.lock();
+        for (session, ticket) in &inner.unknown_writers {
+            if of.contains(session) && !ticket.is_over() {
+                blocked.wait_for(ticket);
+            }
+        }
     }
 
     /// A session of before a restart: it may have written to whatever it has

@@ -34,7 +34,7 @@ fn mkdir(client: &Client, name: &str) -> Made {
 }
 
 fn numbers(client: &Client, count: u32) -> Vec<v1::MintedInode> {
-    match client.call(Body::MintInodes(v1::MintInodes { count })).unwrap() {
+    match client.call(Body::MintInodes(v1::MintInodes { count, returned: Vec::new() })).unwrap() {
         reply::Result::MintedInodes(minted) => minted.inodes,
         other => panic!("numbers were expected: {other:?}"),
     }
@@ -244,7 +244,9 @@ fn who_does_not_know_the_right_or_may_not_write_gets_nothing() {
         old.call(chmod(&old.root, 0o777)).unwrap();
         assert_eq!(squashed.mkdir(&squashed.root, "e").unwrap().make_right, 0);
         let ro = fixture.maker("/", v1::Flags { ro: true, ..Default::default() });
-        let asked = ro.call(Body::MintInodes(v1::MintInodes { count: 1 })).unwrap_err();
+        let asked = ro
+            .call(Body::MintInodes(v1::MintInodes { count: 1, returned: Vec::new() }))
+            .unwrap_err();
         assert_eq!(asked, Code::FsReadOnly);
     });
 }
@@ -286,7 +288,7 @@ fn nobody_is_told_of_a_quota_that_only_numbers_ahead_have_reached() {
         assert!(two.frame(all).iter().all(Result::is_ok));
         let mut asked = Box::pin(begin(&two, file("last")));
         let recalls = recalled(&one);
-        let recall = recalls.iter().find(|recall| recall.all_writes).expect("of numbers");
+        let recall = recalls.iter().find(|recall| recall.numbers).expect("of numbers");
         assert!(!is_answered(&mut asked));
         // One was in use: it counts.
         one.make(held(&dir, "f", &lent[0])).unwrap();
