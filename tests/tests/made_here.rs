@@ -508,3 +508,62 @@ fn a_quota_of_inodes_is_told_when_a_file_is_made() {
     b.stop();
     cluster.verify_clean();
 }
+
+// Review: each of these shows a defect.
+
+#[test]
+fn review_chmod_under_an_umask_of_the_session() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let a = cluster.mount_with("shared", &token, &["--umask", "0027"]);
+    own_directory(&cluster, &a, "d");
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let see = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    let mut seen = Vec::new();
+    for name in ["other", "d/f"] {
+        let path = a.path(name);
+        let file = File::options().write(true).create_new(true).mode(0o666).open(&path).unwrap();
+        let made = see(&path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let changed = see(&path);
+        drop(file);
+        let closed = see(&path);
+        seen.push((made, changed, closed));
+    }
+    eprintln!("(made, changed, closed): asked {:?} held {:?}", seen[0], seen[1]);
+    a.stop();
+    assert_eq!(seen[0], seen[1], "{seen:?}");
+}
+
+#[test]
+fn review_a_moved_and_a_removed_directory() {
+    let cluster = Cluster::start();
+    let token = cluster.volume("shared");
+    let (a, b) = (cluster.mount("shared", &token), cluster.mount("shared", &token));
+    own_directory(&cluster, &a, "d");
+    own_directory(&cluster, &a, "gone");
+    let before = fs::metadata(a.path("d")).unwrap();
+    let moved = File::open(a.path("d")).unwrap();
+    moved.metadata().unwrap();
+    fs::rename(a.path("d"), a.path("e")).unwrap();
+    let after = moved.metadata().unwrap();
+    let open = File::open(a.path("gone")).unwrap();
+    open.metadata().unwrap();
+    fs::remove_dir(a.path("gone")).unwrap();
+    let nlink = open.metadata().map(|found| found.nlink());
+    let theirs = fs::metadata(b.path("e")).unwrap();
+    eprintln!(
+        "ctime before {}.{} after {}.{} theirs {}.{}; nlink of a removed one {nlink:?}",
+        before.ctime(),
+        before.ctime_nsec(),
+        after.ctime(),
+        after.ctime_nsec(),
+        theirs.ctime(),
+        theirs.ctime_nsec(),
+    );
+    let ours = (after.ctime(), after.ctime_nsec());
+    a.stop();
+    b.stop();
+    assert_eq!(nlink.unwrap(), 0, "removed");
+    assert_eq!(ours, (theirs.ctime(), theirs.ctime_nsec()), "moved");
+}

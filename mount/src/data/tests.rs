@@ -614,3 +614,32 @@ async fn a_right_ends_with_the_last_open_and_is_asked_for_anew() {
     flush(&again).await.unwrap();
     assert_eq!(mount.contents(&file), b"two");
 }
+
+/// Review: a flush whose waiter is dropped half way (`want_right` runs one
+/// inside a write, which an interrupt drops while the session reconnects).
+#[tokio::test(flavor = "multi_thread")]
+async fn review_a_flush_that_is_dropped_half_way_loses_nothing() {
+    let mount = Mount::new().await;
+    let mut expected = b"precious".to_vec();
+    expected.resize(20, 0);
+    expected.push(b'!');
+    for round in 0..50 {
+        let file = mount.create();
+        write(&file, 0, b"precious").await;
+        mount.server.break_connections();
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        {
+            let flush = file.flush_now(super::How::ALL);
+            let mut flush = std::pin::pin!(flush);
+            let _ = futures::poll!(flush.as_mut());
+        }
+        let who = caller();
+        let write = file.write(&who, OPEN, 20, Bytes::from_static(b"!"), false);
+        tokio::time::timeout(Duration::from_secs(5), write).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(5), flush(&file)).await.unwrap().unwrap();
+        let got = mount.contents(&file);
+        assert_eq!(got, expected, "round {round}");
+    }
+}
