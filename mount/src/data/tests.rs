@@ -615,10 +615,9 @@ async fn a_right_ends_with_the_last_open_and_is_asked_for_anew() {
     assert_eq!(mount.contents(&file), b"two");
 }
 
-/// Review: a flush whose waiter is dropped half way (`want_right` runs one
-/// inside a write, which an interrupt drops while the session reconnects).
+/// Whoever waits for a flush may be interrupted while the session reconnects.
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_flush_that_is_dropped_half_way_loses_nothing() {
+async fn a_flush_that_is_dropped_half_way_loses_nothing() {
     let mount = Mount::new().await;
     let mut expected = b"precious".to_vec();
     expected.resize(20, 0);
