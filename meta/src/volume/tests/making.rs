@@ -10,7 +10,9 @@ use flexfs_proto::v1::FileKind;
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::reply;
 
-use super::fixture::{Client, Fixture, answer, lookup, make, on_each_engine, rename, unlink};
+use super::fixture::{
+    Answer, Client, Fixture, answer, lookup, make, on_each_engine, rename, unlink,
+};
 use super::keeping::{begin, chmod, give_up, is_answered, recalled, runtime};
 
 const O_RDWR: u32 = 2;
@@ -69,74 +71,87 @@ fn recall_of(client: &Client, ino: u64) -> u64 {
     recall.unwrap_or_else(|| panic!("of {ino}: {recalls:?}")).id
 }
 
-type Asking = fn(&Client, &[u8]) -> Body;
+/// Of the directory `d` and what it lies in.
+type Asking = fn(&[u8], &[u8]) -> Body;
 
 /// Everything that shows the directory, or whether a name is in it, also by an
 /// error.
+const ASKING: [(&str, Asking, Result<(), Code>); 12] = [
+    ("getattr", |_, dir| Body::GetAttr(v1::GetAttr { handle: dir.to_vec() }), Ok(())),
+    ("lookup of it", |parent, _| lookup(parent, "d"), Ok(())),
+    ("lookup in it", |_, dir| lookup(dir, "new"), Ok(())),
+    ("absent", |_, dir| lookup(dir, "none"), Err(Code::FsNotFound)),
+    (
+        "readdir",
+        |_, dir| {
+            let handle = dir.to_vec();
+            Body::ReadDir(v1::ReadDir { handle, cookie: 0, max_bytes: 4096, plus: false })
+        },
+        Ok(()),
+    ),
+    ("chmod", |_, dir| chmod(dir, 0o700), Ok(())),
+    ("create", |_, dir| make(dir, "f", FileKind::Regular, 0o600), Ok(())),
+    ("exists", |_, dir| make(dir, "new", FileKind::Directory, 0), Err(Code::FsExists)),
+    ("unlink", |_, dir| unlink(dir, "new", false), Ok(())),
+    ("rename", |parent, dir| rename((dir, "new"), (parent, "x")), Ok(())),
+    ("move away", |parent, _| rename((parent, "d"), (parent, "y")), Ok(())),
+    ("rmdir", |parent, _| unlink(parent, "d", true), Err(Code::FsNotEmpty)),
+];
+
+/// The answer; the other mount gives up at once whatever else is recalled.
+fn finish(holder: &Client, asked: impl Future<Output = v1::Reply> + Unpin) -> Answer {
+    let queue = holder.volume.recalls(holder.id).unwrap();
+    let generation = holder.generation.load(Ordering::Relaxed);
+    let gives_up = async {
+        loop {
+            let recall = queue.next(generation).await;
+            queue.answered(&[recall.id]);
+        }
+    };
+    runtime().block_on(async {
+        tokio::select! {
+            reply = asked => answer(reply),
+            () = gives_up => unreachable!("it goes on"),
+        }
+    })
+}
+
 #[test]
 fn whoever_sees_or_changes_the_directory_waits_until_what_was_made_has_arrived() {
-    let all: [(&str, Asking, Result<(), Code>); 12] = [
-        ("getattr", |_, dir| Body::GetAttr(v1::GetAttr { handle: dir.to_vec() }), Ok(())),
-        ("lookup of it", |client, _| lookup(&client.root, "d"), Ok(())),
-        ("lookup in it", |_, dir| lookup(dir, "new"), Ok(())),
-        ("absent", |_, dir| lookup(dir, "none"), Err(Code::FsNotFound)),
-        (
-            "readdir",
-            |_, dir| {
-                let handle = dir.to_vec();
-                Body::ReadDir(v1::ReadDir { handle, cookie: 0, max_bytes: 4096, plus: false })
-            },
-            Ok(()),
-        ),
-        ("chmod", |_, dir| chmod(dir, 0o700), Ok(())),
-        ("create", |_, dir| make(dir, "f", FileKind::Regular, 0o600), Ok(())),
-        ("exists", |_, dir| make(dir, "new", FileKind::Directory, 0), Err(Code::FsExists)),
-        ("unlink", |_, dir| unlink(dir, "new", false), Ok(())),
-        ("rename", |client, dir| rename((dir, "new"), (&client.root, "x")), Ok(())),
-        ("move away", |client, _| rename((&client.root, "d"), (&client.root, "y")), Ok(())),
-        ("rmdir", |client, _| unlink(&client.root, "d", true), Err(Code::FsNotEmpty)),
-    ];
-    for (name, ask, expected) in all {
-        on_each_engine(|fixture| {
-            let two = maker(fixture);
-            let one = maker(fixture);
-            let dir = mkdir(&one, "d");
+    on_each_engine(|fixture| {
+        let plain = fixture.client();
+        for (name, ..) in ASKING {
+            plain.mkdir(&plain.root, name).unwrap();
+        }
+        let (one, two) = (maker(fixture), maker(fixture));
+        for (name, ask, expected) in ASKING {
+            let parent = one.walk(name).unwrap();
+            let entry = one.mkdir(&parent.handle, "d").unwrap();
+            let ino = entry.attr.unwrap().ino;
+            let dir = Made { handle: entry.handle, ino, right: entry.make_right };
             let number = numbers(&one, 1).remove(0);
             // Known to the other without a question, which would have to wait.
             let session = fixture.volume.sessions.live(two.id).unwrap();
-            let theirs = session.handles.make(Ino(dir.ino)).to_vec();
-            let mut asked = Box::pin(begin(&two, ask(&two, &theirs)));
-            let recall = recall_of(&one, dir.ino);
+            let known = |ino| session.handles.make(Ino(ino)).to_vec();
+            let body = ask(&known(parent.attr.unwrap().ino), &known(ino));
+            let mut asked = Box::pin(begin(&two, body));
+            let recall = recall_of(&one, ino);
             assert!(!is_answered(&mut asked), "{name}");
             let entry = one.make(held(&dir, "new", &number)).unwrap();
             assert_eq!(entry.attr.unwrap().size, 8, "{name}: the holder waits for nobody");
-            let others: Vec<u64> = recalled(&one).iter().map(|recall| recall.id).collect();
             give_up(&one, &[recall]);
-            give_up(&one, &others);
-            let got = runtime().block_on(async {
-                let queue = one.volume.recalls(one.id).unwrap();
-                let generation = one.generation.load(Ordering::Relaxed);
-                let gives_up = async {
-                    loop {
-                        let recall = queue.next(generation).await;
-                        queue.answered(&[recall.id]);
-                    }
-                };
-                tokio::select! {
-                    reply = asked => answer(reply),
-                    () = gives_up => unreachable!("it goes on"),
-                }
-            });
-            match (got, expected) {
+            match (finish(&one, asked), expected) {
                 (Err(code), Err(expected)) if code == expected => {}
                 (Ok(reply::Result::Absent(_)), Err(Code::FsNotFound)) | (Ok(_), Ok(())) => {}
                 other => panic!("{name}: {other:?}"),
             }
             let late = one.make(held(&dir, "late", &numbers(&one, 1)[0])).unwrap_err();
             assert_eq!(late, Code::WriteLost, "{name}: it said that it had sent everything");
-            fixture.verify();
-        });
-    }
+            let rest: Vec<u64> = recalled(&two).iter().map(|recall| recall.id).collect();
+            give_up(&two, &rest);
+        }
+        fixture.verify();
+    });
 }
 
 #[test]
@@ -241,11 +256,15 @@ fn nothing_is_made_that_could_not_be_made_otherwise() {
 #[test]
 fn who_does_not_know_the_right_or_may_not_write_gets_nothing() {
     on_each_engine(|fixture| {
-        let old = fixture.writer("/", v1::Flags::default());
+        let plain = fixture.client();
+        for name in ["one", "two"] {
+            let made = plain.mkdir(&plain.root, name).unwrap();
+            plain.chmod(&made.handle, 0o777).unwrap();
+        }
+        let old = fixture.writer("/one", v1::Flags::default());
         assert_eq!(old.mkdir(&old.root, "d").unwrap().make_right, 0);
-        let squashed = fixture.maker("/", v1::Flags { root_squash: true, ..Default::default() });
-        squashed.call(chmod(&squashed.root, 0o777)).unwrap_err();
-        old.call(chmod(&old.root, 0o777)).unwrap();
+        let flags = v1::Flags { root_squash: true, ..Default::default() };
+        let squashed = fixture.maker("/two", flags);
         assert_eq!(squashed.mkdir(&squashed.root, "e").unwrap().make_right, 0);
         let ro = fixture.maker("/", v1::Flags { ro: true, ..Default::default() });
         let asked = ro
@@ -341,14 +360,12 @@ fn after_a_restart_what_was_made_before_still_arrives_first() {
 #[test]
 fn a_directory_leaves_a_scope_after_what_was_made_in_it() {
     on_each_engine(|fixture| {
-        let two = maker(fixture);
-        two.mkdir(&two.root, "scope").unwrap();
-        let above = two.mkdir(&two.walk("scope").unwrap().handle, "above").unwrap();
+        let plain = fixture.client();
+        plain.mkdir(&plain.root, "scope").unwrap();
+        plain.mkdir(&plain.walk("scope").unwrap().handle, "above").unwrap();
         let one = fixture.maker("/scope", v1::Flags::default());
-        let above_of_one = one.lookup(&one.root, "above");
-        give_up(&two, &recalled(&two).iter().map(|recall| recall.id).collect::<Vec<_>>());
-        let above_of_one = above_of_one.unwrap();
-        let entry = one.mkdir(&above_of_one.handle, "d").unwrap();
+        let two = maker(fixture);
+        let entry = one.mkdir(&one.walk("above").unwrap().handle, "d").unwrap();
         assert!(entry.make_right > 0);
         let dir =
             Made { handle: entry.handle, ino: entry.attr.unwrap().ino, right: entry.make_right };
@@ -359,26 +376,10 @@ fn a_directory_leaves_a_scope_after_what_was_made_in_it() {
         let recall = recall_of(&one, dir.ino);
         assert!(!is_answered(&mut asked));
         one.make(held(&dir, "f", &number)).unwrap();
-        let rest: Vec<u64> = recalled(&one).iter().map(|recall| recall.id).collect();
         give_up(&one, &[recall]);
-        give_up(&one, &rest);
-        let queue = one.volume.recalls(one.id).unwrap();
-        let generation = one.generation.load(Ordering::Relaxed);
-        runtime().block_on(async {
-            let gives_up = async {
-                loop {
-                    let recall = queue.next(generation).await;
-                    queue.answered(&[recall.id]);
-                }
-            };
-            tokio::select! {
-                reply = asked => { answer(reply).unwrap(); }
-                () = gives_up => unreachable!("it goes on"),
-            }
-        });
+        finish(&one, asked).unwrap();
         assert_eq!(two.names(&two.walk("away/d").unwrap().handle).unwrap(), ["f"]);
         assert_eq!(one.getattr(&number.handle).unwrap_err(), Code::FsStale, "it is outside now");
-        let _ = above;
         fixture.verify();
     });
 }
@@ -470,15 +471,12 @@ fn a_repeated_making_is_granted_the_right_to_write() {
 #[test]
 fn after_a_restart_a_directory_leaves_a_scope_after_what_was_made_in_it() {
     on_each_engine(|fixture| {
-        let two = maker(fixture);
-        two.mkdir(&two.root, "scope").unwrap();
-        two.mkdir(&two.walk("scope").unwrap().handle, "above").unwrap();
+        let plain = fixture.client();
+        plain.mkdir(&plain.root, "scope").unwrap();
+        plain.mkdir(&plain.walk("scope").unwrap().handle, "above").unwrap();
         let one = fixture.maker("/scope", v1::Flags::default());
-        let mut asked = Box::pin(begin(&one, lookup(&one.root, "above")));
-        let _ = is_answered(&mut asked);
-        give_up(&two, &recalled(&two).iter().map(|recall| recall.id).collect::<Vec<_>>());
-        let Ok(reply::Result::Entry(above)) = answer(runtime().block_on(asked)) else { panic!() };
-        let entry = one.mkdir(&above.handle, "d").unwrap();
+        let two = maker(fixture);
+        let entry = one.mkdir(&one.walk("above").unwrap().handle, "d").unwrap();
         let dir =
             Made { handle: entry.handle, ino: entry.attr.unwrap().ino, right: entry.make_right };
         let number = numbers(&one, 1).remove(0);
