@@ -11,6 +11,7 @@ use flexfs_proto::v1::reply;
 use parking_lot::MutexGuard;
 
 use super::caller::Who;
+use super::confine::{self, Touch};
 use super::context::Context;
 use super::edit::{Edit, Effects, Extent};
 use super::operation::Operation;
@@ -437,8 +438,10 @@ impl Volume {
                 _ => false,
             };
             answered.repeated = true;
-            if let Some(v1::op::Body::Make(v1::Make { held: Some(_), open_flags, .. })) = &op.body
+            if let Some(v1::op::Body::Make(v1::Make { held: Some(held), open_flags, .. })) =
+                &op.body
                 && ops::open::writes(*open_flags)
+                && confine::admit(&ctx, edit.view(), Touch::One(&held.handle)).is_ok()
             {
                 // Its mount goes on writing.
                 answered.wish = Wish::Open;

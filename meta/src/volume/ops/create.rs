@@ -10,7 +10,7 @@ use super::acl::{self, Inherited};
 use super::commit;
 use super::open::{O_TRUNC, open_inode, writes};
 use crate::volume::attr::attr;
-use crate::volume::confine::{self, Reached};
+use crate::volume::confine::{self, Reached, Touch};
 use crate::volume::context::Context;
 use crate::volume::edit::Edit;
 use crate::volume::outcome::Outcome;
@@ -31,7 +31,7 @@ pub(in crate::volume) fn make(
     need(dir.inode(), &ctx.who, X)?;
     ctx.keep_names(dir);
     if let Some(held) = &op.held {
-        if let Some(made) = made_before(ctx, edit, held)? {
+        if let Some(made) = made_before(ctx, edit, dir, held)? {
             return Ok(made);
         }
         need_make_right(ctx, dir, op, (kind, held))?;
@@ -104,19 +104,29 @@ fn need_make_right(
 }
 
 /// Its mount does not know that it was told of already: the answer was given
-/// up. Such a file is open by this very number and id.
-fn made_before(ctx: &Context<'_>, edit: &Edit<'_>, held: &v1::HeldMake) -> Result<Option<Outcome>> {
+/// up. Such a file is open by this very number and id. It is reached like any
+/// other: it may have left the scope since.
+///
+/// # Errors
+/// `FS_STALE`.
+fn made_before(
+    ctx: &Context<'_>,
+    edit: &Edit<'_>,
+    dir: &Reached,
+    held: &v1::HeldMake,
+) -> Result<Option<Outcome>> {
     let ino = ctx.session.handles.check(&held.handle)?;
     let open = edit.view().open_row(ctx.session.id, held.open_id)?;
     let Some(open) = open.filter(|open| open.ino == ino.0) else { return Ok(None) };
-    let inode = edit.view().inode_named(ino)?;
-    ctx.holds_right.set(true);
+    let made = confine::admit(ctx, edit.view(), Touch::One(&held.handle))?.one()?;
+    // Else others may have looked, and written.
+    ctx.holds_right.set(ctx.rights.has_right(ctx.session.id, dir.ino(), held.make_right));
     if writes(open.flags) {
         ctx.wish.set(Wish::Open);
     }
     let entry = v1::Entry {
         handle: ctx.session.handles.make(ino).into(),
-        attr: Some(attr(ino, &inode)),
+        attr: Some(attr(ino, made.inode())),
         open_id: held.open_id,
         made_before: true,
         ..v1::Entry::default()

@@ -514,3 +514,33 @@ fn after_a_restart_a_directory_leaves_a_scope_after_what_was_made_in_it() {
         assert_eq!(told, Ok(()));
     });
 }
+
+/// A modified client may not learn of a file by saying that it has made it.
+#[test]
+fn a_file_that_has_left_the_scope_is_not_told_of_again() {
+    on_each_engine(|fixture| {
+        let plain = fixture.client();
+        let scope = plain.mkdir(&plain.root, "scope").unwrap().handle;
+        let one = fixture.maker("/scope", v1::Flags::default());
+        let dir = mkdir(&one, "d");
+        let number = numbers(&one, 1).remove(0);
+        let op = one.op(Body::Make(held(&dir, "f", &number)));
+        let told = |op: &v1::Op| match one.execute(vec![op.clone()]).remove(0) {
+            crate::volume::types::Execution::Done(reply) => answer(reply).unwrap(),
+            crate::volume::types::Execution::Pending(_) => panic!("it waits for nobody"),
+        };
+        told(&op);
+        let d = finish(&one, Box::pin(begin(&plain, lookup(&scope, "d")))).unwrap();
+        let reply::Result::Entry(d) = d else { panic!("an entry") };
+        let moving = rename((&d.handle, "f"), (&plain.root, "secret"));
+        let mut ops = plain.execute(vec![plain.op(moving)]);
+        if let crate::volume::types::Execution::Pending(later) = ops.remove(0) {
+            finish(&one, Box::pin(later)).unwrap();
+        }
+        assert_eq!(one.getattr(&number.handle).unwrap_err(), Code::FsStale);
+        assert_eq!(one.make(held(&dir, "f", &number)).unwrap_err(), Code::FsStale);
+        let reply::Result::Entry(repeated) = told(&op) else { panic!("an entry") };
+        assert_eq!(repeated.attr.unwrap().write_right, 0, "nobody waits for who cannot write it");
+        fixture.verify();
+    });
+}
