@@ -19,7 +19,7 @@ use crate::control::{self, Answer, Call, ControlSocket};
 use crate::creds_file::{CredsFile, Fingerprint};
 use crate::data::{DataPlane, DataSettings};
 use crate::events::{self, Notice};
-use crate::fs::{FileSystem, forget_lists};
+use crate::fs::{FileSystem, forget_lists, watch_pages};
 use crate::fuse::{Connection, ConnectionSettings, MountSettings, Mounted};
 use crate::inode_table::ROOT;
 use crate::places::{self, RunPlaces};
@@ -225,6 +225,7 @@ async fn mount(
     }
     let (notify, notices) = mpsc::channel(4);
     tokio::spawn(events::serve(Arc::clone(&fs), events, notify));
+    tokio::spawn(watch_pages(Arc::clone(&fs)));
     let (call, calls) = mpsc::channel(4);
     let mounted = Arc::new(mounted);
     let (flags, wanted) = watch::channel(in_force);

@@ -123,6 +123,24 @@ pub struct FileData {
     writing: tokio::sync::RwLock<()>,
 }
 
+/// The kernel's pages of a file, as a recall found them.
+#[derive(Debug)]
+pub struct RecalledPages {
+    file: Arc<FileData>,
+    era: u64,
+}
+
+impl RecalledPages {
+    /// The kernel has dropped them all. What has become old since then it may
+    /// still have.
+    pub fn dropped(self) {
+        let mut state = self.file.state.lock();
+        if state.era == self.era {
+            state.pages_stale = false;
+        }
+    }
+}
+
 /// What the cache and buffers hold now.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DataUsage {
@@ -290,13 +308,17 @@ impl DataPlane {
     }
 
     /// What is cached of an inode is recalled, the kernel's pages too. What
-    /// was written here and not committed stays.
-    pub fn recall(&self, ino: Ino) {
-        if let Some(file) = self.get(ino) {
+    /// was written here and not committed stays. To be told when those pages
+    /// are gone.
+    pub fn recall(&self, ino: Ino) -> Option<RecalledPages> {
+        let file = self.get(ino)?;
+        let era = {
             let mut state = file.state.lock();
             state.forget();
             state.pages_stale = true;
-        }
+            state.era
+        };
+        Some(RecalledPages { file, era })
     }
 
     /// The right to buffer writes is taken back, of files or of all, and that to

@@ -9,7 +9,7 @@ use flexfs_common::ids::Ino;
 use flexfs_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::data::Which;
+use crate::data::{RecalledPages, Which};
 use crate::fs::{FileSystem, KernelCaches};
 use crate::session::SessionEvent;
 
@@ -104,7 +104,8 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     };
     let (inos, dirs) = (kernel_inos(&recall.inos), kernel_inos(&recall.name_inos));
     fs.freshness().recalled(inos.iter().chain(&dirs).copied());
-    recall.inos.iter().for_each(|ino| fs.data().recall(Ino(*ino)));
+    let recalled: Vec<_> =
+        recall.inos.iter().filter_map(|ino| fs.data().recall(Ino(*ino))).collect();
     let Some(kernel) = fs.kernel().map(Arc::clone) else { return };
     inos.iter().for_each(|ino| fs.inodes().forget_contents(*ino));
     drop_attributes(fs, &kernel, &inos).await;
@@ -115,9 +116,15 @@ async fn give_up(fs: &Arc<FileSystem>, recall: v1::Recall) {
     // With new attributes the kernel looks by itself whether its pages are
     // old. What it cannot see, in mapped pages and under a time that was set
     // back, goes now; but a page that is being written waits for that.
-    let pages = tokio::spawn(blocking(move || inos.iter().for_each(|ino| kernel.drop_inode(*ino))));
-    if tokio::time::timeout(PAGES_WAIT, pages).await.is_err() {
+    fs.pages_recalled(&inos);
+    let dropping = inos.clone();
+    let pages =
+        tokio::spawn(blocking(move || dropping.iter().for_each(|ino| kernel.drop_inode(*ino))));
+    if tokio::time::timeout(PAGES_WAIT, pages).await.is_ok() {
+        recalled.into_iter().for_each(RecalledPages::dropped);
+    } else {
         tracing::debug!("pages of a recalled file are in use; they are dropped later");
+        fs.pages_in_use(&inos);
     }
 }
 

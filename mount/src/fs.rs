@@ -26,6 +26,7 @@ mod held;
 mod io;
 mod lock;
 mod name;
+mod pages;
 mod reply;
 mod space;
 mod xattr;
@@ -37,6 +38,7 @@ pub use file::{OpenMode, Opened};
 pub use io::WriteRequest;
 pub use lock::LockRequest;
 pub use name::{Created, MakeRequest};
+pub use pages::watch as watch_pages;
 
 /// The kernel's caches, which can be told to forget. May block; never called
 /// while a request on the same inode is being answered by the same thread.
@@ -68,6 +70,7 @@ pub struct FileSystem {
     /// And access control lists.
     checks_lists: bool,
     lists: acl::KeptLists,
+    pages: pages::ReadPages,
 }
 
 /// How long the kernel may keep something: to be checked again when it is told.
@@ -136,6 +139,7 @@ impl FileSystem {
             mounted_with_checks,
             checks_lists,
             lists: acl::KeptLists::default(),
+            pages: pages::ReadPages::default(),
         })
     }
 

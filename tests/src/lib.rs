@@ -14,6 +14,7 @@ pub mod clock;
 pub mod cluster;
 pub mod files;
 pub mod live;
+pub mod mapping;
 pub mod meta;
 pub mod model;
 pub mod mount;

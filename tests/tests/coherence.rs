@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flexfs_tests::mapping::Mapping;
 use flexfs_tests::{Cluster, Mount, wait_until};
 use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
@@ -23,6 +24,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Rounds of each litmus test: a few seconds in a debug build.
 const ROUNDS: u32 = 150;
+/// What a right lasts that nobody asks for again.
+const LEASE: Duration = Duration::from_secs(10);
 
 fn pair(cluster: &Cluster) -> (Mount, Mount) {
     let token = cluster.volume("shared");
@@ -264,4 +267,31 @@ fn a_directory_kept_for_one_user_is_closed_to_another() {
     }
     fs::set_permissions(a.path("private"), Permissions::from_mode(0o755)).unwrap();
     assert_eq!(as_nobody("cat", "private/f").stdout, b"secret");
+}
+
+/// Who maps a file asks nobody before reading: what another mount writes has to
+/// take the page away, also long after it was read, and also when others change
+/// the file so often that nobody is granted anything.
+#[test]
+fn what_is_mapped_follows_what_another_mount_writes() {
+    let cluster = Cluster::start();
+    let (a, b) = pair(&cluster);
+    let temporary = tempfile::tempdir().unwrap();
+    let program = Mapping::compiled(temporary.path());
+    let write = |byte: u8| fs::write(a.path("f"), [byte; 4096]).unwrap();
+    write(1);
+    let mut mapping = Mapping::new(&program, &b.path("f"));
+    assert_eq!(mapping.byte(), 1);
+    flexfs_tests::wait::pass(LEASE + Duration::from_secs(2));
+    assert_eq!(mapping.byte(), 1);
+    write(2);
+    assert_eq!(mapping.byte(), 2, "of what is old and nobody else changes, at once");
+    // Read within the second after a change: without any right.
+    write(3);
+    wait_until("a change right after another", Duration::from_secs(4), || mapping.byte() == 3);
+    for byte in 4..8 {
+        write(byte);
+        write(byte + 100);
+        wait_until("one of many changes", Duration::from_secs(4), || mapping.byte() == byte + 100);
+    }
 }

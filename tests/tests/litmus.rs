@@ -48,14 +48,14 @@
 )]
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use flexfs_tests::files::Noise;
+use flexfs_tests::mapping::Mapping;
 use flexfs_tests::tools::{big, seed};
 use flexfs_tests::{Cluster, Mount};
 use rustix::fs::{
@@ -926,64 +926,6 @@ fn attributes_that_were_kept_for_long_are_given_up() {
     });
 }
 
-/// A program that has a page of a file mapped, and tells its first byte each
-/// time it is asked. A compiler of C is what building flexfs needs anyway.
-const MAPPING: &str = r#"
-#include <fcntl.h>
-#include <stdio.h>
-#include <sys/mman.h>
-int main(int argc, char **argv) {
-    int fd = open(argv[1], O_RDONLY);
-    volatile unsigned char *page = mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0);
-    if (fd < 0 || page == MAP_FAILED) return 2;
-    while (getchar() != EOF) {
-        printf("%d\n", page[0]);
-        fflush(stdout);
-    }
-    return 0;
-}
-"#;
-
-/// One of them. It ends with its standard input.
-struct Mapping {
-    asks: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-    child: Child,
-}
-
-impl Mapping {
-    fn compiled(dir: &Path) -> PathBuf {
-        let (program, source) = (dir.join("mapping"), dir.join("mapping.c"));
-        fs::write(&source, MAPPING).unwrap();
-        let compiled = Command::new("cc").arg(&source).arg("-o").arg(&program).status().unwrap();
-        assert!(compiled.success());
-        program
-    }
-
-    fn new(program: &Path, file: &Path) -> Mapping {
-        let mut command = Command::new(program);
-        command.arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        Mapping { asks: child.stdin.take(), answers, child }
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.asks.as_mut().unwrap().write_all(b"\n").unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        line.trim().parse().unwrap()
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        drop(self.asks.take());
-        // A failure was seen in its answers.
-        let _ = self.child.wait();
-    }
-}
-
 /// Who maps a file or opens it with O_DIRECT does not ask for attributes before
 /// reading: pages have to be gone, and what the mount itself has of the file.
 #[test]
@@ -1010,7 +952,8 @@ fn what_is_mapped_or_read_past_the_page_cache_is_what_was_written_last() {
         t.warm(&[""], |t| {
             t.sees("size before", views[y].0.metadata().is_ok_and(|found| found.len() == 4096));
             t.sees("direct before", direct(&views[y].0) == Some(byte));
-            // What is mapped without a right to keep it is nobody's to recall.
+            // What is mapped without a right to keep it is nobody's to recall;
+            // it is looked at again a second later (coherence.rs).
             let mapped = views[y].1.byte();
             t.sees("mapped before", !t.warmth.on || mapped == byte);
         });

@@ -159,6 +159,30 @@ impl FileData {
                 }
             }
         }
+        self.ask_validity(era).await
+    }
+
+    /// As [`FileData::revalidate`], for what the kernel has: at meta, unless
+    /// it tells before anybody else changes the file, and will for longer than
+    /// `ahead`.
+    ///
+    /// # Errors
+    /// Meta's.
+    pub async fn look_again(&self, ahead: Duration) -> Result<()> {
+        let era = {
+            let state = self.state.lock();
+            let valid_until = state.valid_until.filter(|_| state.size_known);
+            let alone = state.held.is_some() || state.right.is_held();
+            if alone || valid_until.is_some_and(|until| until.left() > ahead) {
+                return Ok(());
+            }
+            state.era
+        };
+        self.ask_validity(era).await
+    }
+
+    /// Asks meta for size and change counter, and for the right to keep them.
+    async fn ask_validity(&self, era: u64) -> Result<()> {
         let sent = BootTime::now();
         let body = v1::op::Body::GetAttr(v1::GetAttr { handle: self.handle.to_vec() });
         let v1::reply::Result::Attr(attr) =

@@ -97,7 +97,7 @@ impl FileSystem {
     /// Drops the kernel's pages of an inode before an answer about it, which
     /// would not show that they are old. The kernel then takes the attributes
     /// of that answer for the caller alone; they are no news to it.
-    async fn drop_old_pages(&self, ino: u64) {
+    pub(super) async fn drop_old_pages(&self, ino: u64) {
         let Some(kernel) = self.kernel().map(std::sync::Arc::clone) else { return };
         if let Err(error) = tokio::task::spawn_blocking(move || kernel.drop_inode(ino)).await {
             tracing::error!("the kernel's pages could not be dropped: {error}");

@@ -13,7 +13,8 @@ use crate::handle_table::OpenFile;
 use crate::session::MetaSession;
 
 const O_TRUNC: u32 = libc::O_TRUNC as u32;
-const O_DIRECT: u32 = libc::O_DIRECT as u32;
+/// Past the kernel's page cache.
+pub(super) const O_DIRECT: u32 = libc::O_DIRECT as u32;
 
 /// How the kernel shall treat an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

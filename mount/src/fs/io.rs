@@ -5,6 +5,7 @@ use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
+use super::file::O_DIRECT;
 use super::{FileSystem, reply};
 use crate::caller::Requester;
 use crate::handle_table::OpenFile;
@@ -44,6 +45,9 @@ impl FileSystem {
         self.ready().await?;
         let file = self.handles.file(fh)?;
         let data = file.data.read(offset, size).await?;
+        if file.flags & O_DIRECT == 0 {
+            self.pages.read(file.ino);
+        }
         // The answer may come from a cache, and the right to it may have
         // ended meanwhile.
         self.ready().await?;
