@@ -99,7 +99,7 @@ pub const SIGNED_URL: Duration = Duration::from_secs(60);
 /// From minting an object key to the commit that names it: an upload of one
 /// block at 100 kB/s, with room for retries.
 pub const OBJECT_COMMIT: Duration = Duration::from_secs(600);
-/// How long an upload goes on while none arrives anywhere in the mount, unless
+/// How long a transfer goes on while nothing arrives anywhere in the mount, unless
 /// one request may take longer: a store silent for this long is EIO.
 pub const STORE_WAIT: Duration = Duration::from_secs(60);
 /// A transfer at the directory store looks again at its session after this

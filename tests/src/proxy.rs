@@ -1,11 +1,12 @@
-//! A link between two programs that a test can break: a TCP proxy in the
-//! test's own process.
+//! A link between two programs that a test can break or make slow: a TCP proxy
+//! in the test's own process.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
@@ -33,8 +34,30 @@ enum New {
     Refuse,
 }
 
+/// A limit of what all connections of a link carry together, one way or the other.
+#[derive(Debug, Default)]
+struct Pace {
+    bytes_per_second: Option<u64>,
+    /// When what was let through has gone.
+    free_at: Option<Instant>,
+}
+
+impl Pace {
+    /// How long these bytes take, behind those before them.
+    fn takes(&mut self, bytes: usize) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let now = Instant::now();
+        let from = self.free_at.map_or(now, |at| at.max(now));
+        let nanos = bytes as u64 * 1_000_000_000 / rate.max(1);
+        let gone = from + Duration::from_nanos(nanos);
+        self.free_at = Some(gone);
+        gone - now
+    }
+}
+
 #[derive(Debug)]
 struct Pair {
+    pace: Arc<Mutex<Pace>>,
     client: TcpStream,
     server: TcpStream,
     silent_out: AtomicBool,
@@ -87,6 +110,7 @@ struct Shared {
     /// Where its connections seem to come from.
     source: Ipv4Addr,
     over: AtomicBool,
+    pace: Arc<Mutex<Pace>>,
     state: Mutex<State>,
 }
 
@@ -114,6 +138,7 @@ impl Shared {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let swallowed = state.new == New::Swallow;
         let pair = Arc::new(Pair {
+            pace: Arc::clone(&self.pace),
             client,
             server,
             silent_out: AtomicBool::new(swallowed),
@@ -152,7 +177,8 @@ impl Proxy {
         let address = free_address();
         let listener = TcpListener::bind(&address).expect("a free address");
         let (target, over) = (target.parse().expect("host:port"), AtomicBool::new(false));
-        let shared = Arc::new(Shared { target, source, over, state: Mutex::default() });
+        let (pace, state) = (Arc::default(), Mutex::default());
+        let shared = Arc::new(Shared { target, source, over, pace, state });
         let accepting = Arc::clone(&shared);
         let listener = std::thread::spawn(move || accept(&listener, &accepting));
         Proxy { address, shared, listener: Some(listener) }
@@ -176,6 +202,13 @@ impl Proxy {
         let mut state = self.shared.state();
         state.new = New::Swallow;
         state.pairs.iter().for_each(|pair| pair.silence(Way::Both));
+    }
+
+    /// From now on all connections together carry so many bytes a second, one
+    /// way or the other: a simulated thin line. `None`: as many as come.
+    pub fn throttle(&self, bytes_per_second: Option<u64>) {
+        let mut pace = self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        *pace = Pace { bytes_per_second, free_at: None };
     }
 
     /// As if nobody listened: everything is closed, and later connections at
@@ -237,6 +270,8 @@ fn copy(pair: &Pair, mut from: &TcpStream, mut to: &TcpStream, silent: &AtomicBo
             }
             continue;
         }
+        let takes = pair.pace.lock().unwrap_or_else(PoisonError::into_inner).takes(read);
+        std::thread::sleep(takes);
         let sent = read != 0 && to.write_all(buffer.get(..read).unwrap_or_default()).is_ok();
         if !sent {
             // Bytes of the other way may still be on theirs: only this way ends.
@@ -278,6 +313,21 @@ mod tests {
     fn say(stream: &mut TcpStream) -> Option<usize> {
         let _ = stream.write_all(b"x");
         stream.read(&mut [0; 8]).ok()
+    }
+
+    #[test]
+    fn a_throttled_link_carries_so_much_and_no_more() {
+        let proxy = Proxy::start(&echo());
+        let mut stream = connect(&proxy);
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        proxy.throttle(Some(50_000));
+        let begun = Instant::now();
+        stream.write_all(&[1; 50_000]).unwrap();
+        stream.read_exact(&mut [0; 50_000]).unwrap();
+        assert!(begun.elapsed() > Duration::from_millis(1900), "{:?}", begun.elapsed());
+        proxy.throttle(None);
+        stream.write_all(&[1; 50_000]).unwrap();
+        stream.read_exact(&mut [0; 50_000]).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use reqwest::{Client, Method, Response, StatusCode, header};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::patience::{Arrivals, STALL, allowance, patience};
+use super::patience::{Arrivals, OF_DOWNLOAD, STALL, allowance, of_upload};
 use crate::session::MetaSession;
 use crate::session::backoff::jittered;
 
@@ -41,7 +41,8 @@ pub(super) struct Transfer {
     cloud: OnceLock<Client>,
     downloads: Semaphore,
     uploads: Semaphore,
-    arrivals: Arrivals,
+    downloaded: Arrivals,
+    uploaded: Arrivals,
 }
 
 /// Every name is the metadata server's address: the name in the URL is the
@@ -102,11 +103,13 @@ impl Transfer {
             cloud: OnceLock::new(),
             downloads: Semaphore::new(PARALLEL),
             uploads: Semaphore::new(PARALLEL),
-            arrivals: Arrivals::default(),
+            downloaded: Arrivals::default(),
+            uploaded: Arrivals::default(),
         })
     }
 
-    /// Downloads (a range of) an object, at most `max` bytes.
+    /// Downloads (a range of) an object, at most `max` bytes. It ends as well
+    /// when nothing that the mount downloads has moved for [`OF_DOWNLOAD`].
     ///
     /// # Errors
     /// `BLOCK_REFUSED` for a URL that is not valid any more, `BLOCK_CORRUPT`
@@ -119,8 +122,8 @@ impl Transfer {
         range: Option<Range<u64>>,
         max: usize,
     ) -> Result<Bytes> {
-        let _permit = self.downloads.acquire().await.map_err(|_| closed())?;
         let work = async {
+            let _permit = self.downloads.acquire().await.map_err(|_| closed())?;
             let mut attempt = 1;
             loop {
                 match self.get_once(object, url, range.clone(), max).await {
@@ -136,6 +139,7 @@ impl Transfer {
             biased;
             error = self.session.ended() => Err(error),
             result = work => result,
+            () = self.downloaded.silent(Instant::now(), OF_DOWNLOAD) => Err(silent(object)),
         }
     }
 
@@ -156,12 +160,12 @@ impl Transfer {
         if response.status() != expected {
             return Err(refusal(object, response).await);
         }
-        body(object, response, max).await
+        body(object, response, max, &self.downloaded).await
     }
 
     /// Uploads an object by its create-only URL. One attempt: a key that may
     /// have been used is not used again. It ends as well when no upload of the
-    /// mount has arrived for [`patience`] since `since`, also one that still
+    /// mount has arrived for [`of_upload`] since `since`, also one that still
     /// waits for others.
     ///
     /// # Errors
@@ -183,7 +187,7 @@ impl Transfer {
                 .body(stored);
             let response = request.send().await.map_err(|e| unavailable(object, e))?;
             if response.status().is_success() {
-                self.arrivals.arrived();
+                self.uploaded.arrived();
                 return Ok(());
             }
             Err(refusal(object, response).await)
@@ -192,14 +196,14 @@ impl Transfer {
             biased;
             error = self.session.ended() => Err(error),
             result = work => result,
-            () = self.arrivals.silent(since, patience(len)) => Err(silent(object)),
+            () = self.uploaded.silent(since, of_upload(len)) => Err(silent(object)),
         }
     }
 
     /// Has no upload of the mount arrived for as long as one of `len` bytes that
     /// began at `since` is tried?
     pub(super) fn is_silent(&self, since: Instant, len: usize) -> bool {
-        self.arrivals.is_silent(since, patience(len))
+        self.uploaded.is_silent(since, of_upload(len))
     }
 
     fn request(&self, method: Method, url: &str) -> Result<reqwest::RequestBuilder> {
@@ -249,7 +253,12 @@ fn unavailable(object: ObjectId, cause: reqwest::Error) -> Error {
 }
 
 /// The body, never more than `max` bytes of it.
-async fn body(object: ObjectId, mut response: Response, max: usize) -> Result<Bytes> {
+async fn body(
+    object: ObjectId,
+    mut response: Response,
+    max: usize,
+    moved: &Arrivals,
+) -> Result<Bytes> {
     let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
     if announced.is_some_and(|length| length > max) {
         return Err(too_long(object));
@@ -260,6 +269,7 @@ async fn body(object: ObjectId, mut response: Response, max: usize) -> Result<By
             return Err(too_long(object));
         }
         bytes.extend_from_slice(&part);
+        moved.arrived();
     }
     Ok(bytes.freeze())
 }
@@ -277,7 +287,7 @@ struct ErrorBody {
 /// cloud stores by the status alone.
 async fn refusal(object: ObjectId, response: Response) -> Error {
     let status = response.status();
-    let told = body(object, response, ERROR_BODY_MAX)
+    let told = body(object, response, ERROR_BODY_MAX, &Arrivals::default())
         .await
         .ok()
         .and_then(|body| serde_json::from_slice::<ErrorBody>(&body).ok())
