@@ -156,6 +156,7 @@ codes! {
     EngineFailed "ENGINE_FAILED" Internal "The metadata engine failed." "Look at meta's log and its disk; restart meta.flexfs and run `meta.flexfs verify`.";
     BlockUnavailable "BLOCK_UNAVAILABLE" Unavailable "The block store did not answer as it should." "Is the block store reachable from this machine?";
     BlockCorrupt "BLOCK_CORRUPT" Corrupt "A block is not what was written." "`meta.flexfs missing-objects` names what is damaged.";
+    LockLost "LOCK_LOST" Conflict "A lock on the file was lost: the mount was silent for longer than its lease." "Was the machine, the mount or its connection stopped for longer than a lease (10 s)? Unlock or close the file, lock it again and look at what others have changed.";
     WriteLost "WRITE_LOST" Conflict "The lease of the mount ended before this was written back, and the file has passed on." "Was the machine, the mount or its connection stopped for longer than a lease (10 s)? Write it again.";
     BlockRefused "BLOCK_REFUSED" Denied "The signed URL is not valid (any more) for this." "Ask meta for another.";
     BackupInvalid "BACKUP_INVALID" Corrupt "The file is no backup, or it is damaged or cut short." "Use another backup; nothing was restored.";

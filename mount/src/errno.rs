@@ -69,6 +69,7 @@ pub fn errno(code: Code) -> i32 {
         // Servers out of reach, damaged data, and what no program can act on.
         C::FsIo
         | C::WriteLost
+        | C::LockLost
         | C::MetaUnreachable
         | C::MetaMoved
         | C::MetaUnregistered

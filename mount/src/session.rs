@@ -232,6 +232,13 @@ impl MetaSession {
         self.shared.lease.left()
     }
 
+    /// How often all locks of the session were lost, because meta heard nothing
+    /// for longer than the lease. Told before the lease begins anew.
+    #[must_use]
+    pub fn lock_losses(&self) -> u64 {
+        self.shared.lock_losses()
+    }
+
     /// Meta's wall clock as estimated here.
     #[must_use]
     pub fn meta_now(&self) -> v1::Timestamp {

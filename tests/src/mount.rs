@@ -25,6 +25,17 @@ pub struct Mount {
     home: PathBuf,
 }
 
+/// A daemon that is stopped.
+#[derive(Debug)]
+pub struct Paused(Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 impl Mount {
     pub(crate) fn new(dir: PathBuf, creds: PathBuf, home: PathBuf) -> Mount {
         Mount { dir, creds, home }
@@ -70,6 +81,18 @@ impl Mount {
         let status = self.status();
         let number = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         number.and_then(Pid::from_raw).unwrap_or_else(|| panic!("no pid in {status}"))
+    }
+
+    /// Stops the daemon (SIGSTOP) until this is dropped: declared after what is
+    /// open on the mount, so that closing it does not hang when a test fails.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn paused(&self) -> Paused {
+        let daemon = self.pid();
+        kill_process(daemon, Signal::STOP).expect("the daemon runs");
+        Paused(daemon)
     }
 
     /// `mount.flexfs stop DIR`.

@@ -20,7 +20,7 @@ use flexfs_tests::mapping::Mapping;
 use flexfs_tests::{Cluster, Mount, wait_until};
 use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// Rounds of each litmus test: a few seconds in a debug build.
 const ROUNDS: u32 = 150;
@@ -30,28 +30,6 @@ const LEASE: Duration = Duration::from_secs(10);
 fn pair(cluster: &Cluster) -> (Mount, Mount) {
     let token = cluster.volume("shared");
     (cluster.mount("shared", &token), cluster.mount("shared", &token))
-}
-
-fn daemon(mount: &Mount) -> Pid {
-    let pid = mount.status()["pid"].as_i64().unwrap();
-    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
-}
-
-/// Stops a mount's daemon until dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(mount: &Mount) -> Stopped {
-        let pid = daemon(mount);
-        kill_process(pid, Signal::STOP).unwrap();
-        Stopped(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        kill_process(self.0, Signal::CONT).unwrap();
-    }
 }
 
 #[test]
@@ -163,7 +141,7 @@ fn what_is_kept_is_answered_without_the_daemon_and_delays_a_change_by_a_lease_at
     assert_eq!(mode(&file), 0o644);
     wait_until("the kernel keeps it", Duration::from_secs(10), || {
         mode(&file);
-        let stopped = Stopped::new(&b);
+        let stopped = b.paused();
         let theirs = Arc::clone(&file);
         let kept = std::thread::spawn(move || theirs.metadata().unwrap());
         let soon = Instant::now() + Duration::from_millis(500);
@@ -176,7 +154,7 @@ fn what_is_kept_is_answered_without_the_daemon_and_delays_a_change_by_a_lease_at
         is_kept
     });
     mode(&file);
-    let stopped = Stopped::new(&b);
+    let stopped = b.paused();
     let began = Instant::now();
     fs::set_permissions(a.path("d/f"), Permissions::from_mode(0o600)).unwrap();
     let took = began.elapsed();

@@ -1,5 +1,6 @@
-//! Byte-range locks in the forms that two_mounts.rs leaves out: those of open
-//! file descriptions, what F_GETLK tells, deadlocks.
+//! Locks in the forms that two_mounts.rs leaves out: those of open file
+//! descriptions, what F_GETLK tells, deadlocks; and what becomes of locks when
+//! meta is restarted, or a mount is silent for longer than its lease.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,12 +9,21 @@
     reason = "tests fail by panicking, their helpers too"
 )]
 
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use flexfs_tests::tools::compile;
-use flexfs_tests::{Cluster, Run};
+use flexfs_tests::{Cluster, Run, wait_until, within};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A lease and its margin, and time for a busy machine.
+const LEASE_MAX: Duration = Duration::from_secs(14);
 
 /// Works on the files of its arguments, which are one file; each step that
 /// goes wrong has an exit code of its own.
@@ -136,5 +146,118 @@ fn locks_end_with_their_owner_on_one_mount_and_on_two() {
     run(&locker, [&below, &below]);
     run(&locker, [&mount.path("f"), &mount.path("f")]);
     run(&locker, [&mount.path("f"), &other.path("f")]);
+    cluster.verify_clean();
+}
+
+fn open(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+/// A program that waits for a flock, and has got it when it ends well. It waits
+/// when this returns.
+fn waiter(path: &Path) -> Child {
+    let child = Command::new("flock").arg(path).arg("true").spawn().unwrap();
+    let syscall = format!("/proc/{}/syscall", child.id());
+    wait_until("it waits", Duration::from_secs(20), || {
+        let now = fs::read_to_string(&syscall).unwrap_or_default();
+        now.split(' ').next() == Some(&libc::SYS_flock.to_string())
+    });
+    child
+}
+
+fn exclusively(file: &File) -> Result<(), Errno> {
+    flock(file, FlockOperation::NonBlockingLockExclusive)
+}
+
+#[test]
+fn locks_outlive_a_restart_of_meta_and_waiting_for_them_can_be_interrupted() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("locks");
+    let (a, b) = (cluster.mount("locks", &token), cluster.mount("locks", &token));
+    let (held, wanted) = (open(&a.path("f")), open(&b.path("f")));
+    exclusively(&held).unwrap();
+    fcntl_lock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let (mut waiting, mut interrupted) = (waiter(&b.path("f")), waiter(&b.path("f")));
+    cluster.kill9_meta();
+    let pid = Pid::from_child(&interrupted);
+    kill_process(pid, Signal::TERM).unwrap();
+    let ended = within("a signal while meta is away", Duration::from_secs(5), move || {
+        interrupted.wait().unwrap()
+    });
+    assert!(!ended.success(), "{ended}");
+    cluster.restart_meta();
+    // Meta does not have to be told of them again, and gives them to nobody.
+    assert_eq!(exclusively(&wanted).unwrap_err(), Errno::WOULDBLOCK);
+    let byte = FlockOperation::NonBlockingLockExclusive;
+    assert_eq!(fcntl_lock(&wanted, byte).unwrap_err(), Errno::AGAIN);
+    held.write_all_at(b"mine", 0).unwrap();
+    held.sync_all().unwrap();
+    assert!(waiting.try_wait().unwrap().is_none(), "it has not got it");
+    flock(&held, FlockOperation::Unlock).unwrap();
+    fcntl_lock(&held, FlockOperation::Unlock).unwrap();
+    let got = within("the one that waits", Duration::from_secs(10), move || waiting.wait());
+    assert!(got.unwrap().success());
+    fcntl_lock(&wanted, byte).unwrap();
+    exclusively(&wanted).unwrap();
+    cluster.verify_clean();
+}
+
+#[track_caller]
+fn assert_lost<T: std::fmt::Debug>(outcome: io::Result<T>) {
+    assert_eq!(outcome.unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+}
+
+/// Others have been given the lock: who held it must not believe it still has
+/// it, whether it was the mount that was stopped, or meta that was restarted
+/// meanwhile.
+#[test]
+fn a_lock_that_is_lost_by_silence_is_lost_loudly() {
+    let mut cluster = Cluster::start();
+    let token = cluster.volume("locks");
+    let (a, b) = (cluster.mount("locks", &token), cluster.mount("locks", &token));
+    for restart in [false, true] {
+        let (held, ranged, free) = (open(&a.path("f")), open(&a.path("f")), open(&a.path("f")));
+        let wanted = open(&b.path("f"));
+        exclusively(&held).unwrap();
+        fcntl_lock(&ranged, FlockOperation::NonBlockingLockExclusive).unwrap();
+        held.write_all_at(b"mine", 0).unwrap();
+        // Before: a child of this process that is not there yet closes what is
+        // open on the mount.
+        let mut waiting = waiter(&b.path("f"));
+        let paused = a.paused();
+        let begun = Instant::now();
+        let got = within("the lease of the holder ends", LEASE_MAX, move || waiting.wait());
+        assert!(got.unwrap().success() && begun.elapsed() > Duration::from_secs(5));
+        exclusively(&wanted).unwrap();
+        fcntl_lock(&wanted, FlockOperation::NonBlockingLockExclusive).unwrap();
+        wanted.write_all_at(b"ours", 0).unwrap();
+        wanted.sync_all().unwrap();
+        if restart {
+            cluster.kill9_meta();
+            cluster.restart_meta();
+        }
+        drop(paused);
+        for file in [&held, &ranged] {
+            assert_lost(file.write_all_at(b"mine", 0));
+            assert_lost(file.sync_all());
+            assert_lost(file.set_len(1));
+            assert_lost(file.read_at(&mut [0; 4], 0));
+        }
+        // It is not taken for a new one, nor for somebody else's.
+        assert_eq!(exclusively(&held).unwrap_err(), Errno::IO);
+        let mut read = [0; 4];
+        free.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"ours", "nothing came behind");
+        // Who has unlocked knows, and begins anew.
+        flock(&held, FlockOperation::Unlock).unwrap();
+        drop(ranged);
+        assert_eq!(exclusively(&held).unwrap_err(), Errno::WOULDBLOCK);
+        drop(wanted);
+        wait_until("it is free", Duration::from_secs(10), || exclusively(&held).is_ok());
+        held.write_all_at(b"mine", 0).unwrap();
+        held.sync_all().unwrap();
+        assert_eq!(fs::read(b.path("f")).unwrap(), b"mine");
+    }
     cluster.verify_clean();
 }

@@ -238,14 +238,15 @@ impl<W: AsyncWrite + Unpin> Connection<'_, W> {
         let generation = self.attached.link.generation();
         // A session that has ended is told so by its ending; an old
         // generation is about to be closed.
-        if entry.volume.renew(entry.id, generation).is_err() {
+        let Ok(lock_losses) = entry.volume.renew(entry.id, generation) else {
             return Ok(Next::Continue);
-        }
+        };
         entry.mark_renewed();
         let ack = v1::HeartbeatAck {
             number,
             lease_millis: lease_millis(),
             now: Some(wire::timestamp_to_wire(clock::wall_now())),
+            lock_losses,
         };
         self.send(v1::ServerFrame { heartbeat_ack: Some(ack), ..v1::ServerFrame::default() }).await
     }

@@ -73,16 +73,17 @@ fn attach(entry: Arc<SessionEntry>) -> Result<(Attached, v1::Resumed)> {
     let link = entry.connect(attachment.generation)?;
     // A cut looks for the connection after it has ended the session: so
     // either it finds the link, or we find the session ended.
-    if let Err(error) = entry.volume.renew(entry.id, attachment.generation) {
-        entry.disconnect(&link);
-        return Err(error);
-    }
+    let lock_losses = entry
+        .volume
+        .renew(entry.id, attachment.generation)
+        .inspect_err(|_| entry.disconnect(&link))?;
     entry.mark_renewed();
     let resumed = v1::Resumed {
         generation: attachment.generation,
         lease_millis: lease_millis(),
         slot_sequences: attachment.slot_sequences,
         now: Some(wire::timestamp_to_wire(clock::wall_now())),
+        lock_losses,
     };
     Ok((Attached { entry, link }, resumed))
 }

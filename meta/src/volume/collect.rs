@@ -11,6 +11,7 @@ use flexfs_common::{Code, Result, limits};
 use super::edit::Edit;
 use super::keys::{Keys, Tag, id_at, u64_at};
 use super::record::{Condemned, Object, ObjectState};
+use super::session::Session;
 use super::session_end::{self, session_of};
 use super::{Volume, contents, inodes, objects, superblock};
 use crate::engine::Room;
@@ -69,15 +70,32 @@ impl Volume {
                 })?;
                 self.ended.lock().push(session.id);
             } else if session.lease_lost() {
-                let held = self.keys.locks_of_session(session.id);
-                let mut left = self.with_view(|view| view.any(&held))?;
-                while left {
-                    self.change_alone(&mut |edit| {
-                        left = !session_end::release_locks(edit, session.id)?;
-                        Ok(())
-                    })?;
-                }
+                self.lose_locks(&session)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lets go of all locks of a silent session. Its count of losses is written
+    /// with the first of them, so that it is told whenever it comes back.
+    fn lose_locks(&self, session: &Session) -> Result<()> {
+        let held = self.keys.locks_of_session(session.id);
+        let mut left = self.with_view(|view| view.any(&held))?;
+        let mut counted = false;
+        while left {
+            self.change_alone(&mut |edit| {
+                if !counted && !session.loses_locks() {
+                    left = false;
+                    return Ok(());
+                }
+                counted = true;
+                edit.put(&edit.keys().session(session.id), &session.present_row());
+                left = !session_end::release_locks(edit, session.id)?;
+                Ok(())
+            })?;
+        }
+        if counted {
+            tracing::warn!(session = %session.id, "silent for longer than its lease: its locks are lost");
         }
         Ok(())
     }

@@ -154,6 +154,7 @@ impl Volume {
                 sealed_key: sealed_key.clone(),
                 write_rights: new.write_rights,
                 make_rights: new.make_rights,
+                lock_losses: 0,
                 acls,
             };
             edit.put(&self.keys.session(id), &row);
@@ -234,15 +235,15 @@ impl Volume {
         }
     }
 
-    /// A heartbeat: the lease begins anew.
+    /// A heartbeat: the lease begins anew. How often the session has lost its
+    /// locks, for its client.
     ///
     /// # Errors
     /// As [`Volume::session_key`]; `SESSION_UNKNOWN` for an old generation.
-    pub fn renew(&self, session: SessionId, generation: u64) -> Result<()> {
+    pub fn renew(&self, session: SessionId, generation: u64) -> Result<u64> {
         let session = self.sessions.live(session)?;
         session.check_generation(generation)?;
-        session.heard();
-        Ok(())
+        Ok(session.heard())
     }
 
     /// Ends sessions for good, as a point in the commit order: when it

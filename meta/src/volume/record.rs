@@ -313,6 +313,9 @@ pub(super) struct SessionRow {
     /// The mount knows the right to make files.
     #[prost(bool, tag = "17")]
     pub(super) make_rights: bool,
+    /// How often it lost its locks by silence.
+    #[prost(uint64, tag = "18")]
+    pub(super) lock_losses: u64,
 }
 
 impl std::fmt::Debug for SessionRow {

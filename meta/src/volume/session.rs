@@ -11,7 +11,7 @@ use flexfs_common::ids::{Ino, SecretId, SessionId, TokenId};
 use flexfs_common::name::SubtreePath;
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::handle::{HandleKey, Handles};
 use super::recalls::{Knows, RecallQueue};
@@ -39,6 +39,8 @@ pub(super) struct Session {
     generation: AtomicU64,
     /// When it was last heard, [`BootTime`] in nanoseconds.
     heard: AtomicU64,
+    /// How often it has lost its locks by silence.
+    lock_losses: Mutex<u64>,
     /// Object keys given out and neither used nor lapsed.
     pub(super) minted: AtomicI64,
     /// Opens.
@@ -102,6 +104,7 @@ impl Session {
             ended: OnceLock::new(),
             generation: AtomicU64::new(parts.generation),
             heard: AtomicU64::new(BootTime::now().as_nanos()),
+            lock_losses: Mutex::new(row.lock_losses),
             minted: AtomicI64::new(0),
             opens: AtomicI64::new(0),
             recalls: row
@@ -169,6 +172,7 @@ impl Session {
         SessionRow {
             secret: Bytes::copy_from_slice(secret.as_bytes()),
             token_flags: Some(self.token_flags()),
+            lock_losses: *self.lock_losses.lock(),
             ..self.row.clone()
         }
     }
@@ -178,6 +182,7 @@ impl Session {
         SessionRow {
             secret: Bytes::copy_from_slice(self.secret_id().as_bytes()),
             token_flags: Some(token),
+            lock_losses: *self.lock_losses.lock(),
             ..self.row.clone()
         }
     }
@@ -218,8 +223,9 @@ impl Session {
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// It was heard: the lease begins anew.
-    pub(super) fn heard(&self) {
+    /// It was heard: the lease begins anew. How often it has lost its locks.
+    pub(super) fn heard(&self) -> u64 {
+        let losses = self.lock_losses.lock();
         let now = BootTime::now();
         self.heard.store(now.as_nanos(), Ordering::Release);
         if let Some(recalls) = &self.recalls {
@@ -227,6 +233,21 @@ impl Session {
         }
         #[cfg(test)]
         self.pretended.store(0, Ordering::Release);
+        *losses
+    }
+
+    /// It is about to lose its locks, unless it was heard meanwhile: then false.
+    /// Whoever is heard later is told.
+    pub(super) fn loses_locks(&self) -> bool {
+        let mut losses = self.lock_losses.lock();
+        let lost = self.lease_lost();
+        *losses += u64::from(lost);
+        lost
+    }
+
+    /// Its row as it is now.
+    pub(super) fn present_row(&self) -> SessionRow {
+        self.row_with_flags(self.token_flags())
     }
 
     /// How long it has been silent.

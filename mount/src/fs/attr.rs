@@ -174,6 +174,9 @@ impl FileSystem {
         if let Some(told) = self.set_here(who, ino, &request) {
             return Ok(told);
         }
+        if let Some(fh) = request.fh {
+            self.check_locks(fh)?;
+        }
         let file = request.fh.and_then(|fh| self.handles.file(fh).ok());
         let handle = match &file {
             Some(file) => file.handle.clone(),

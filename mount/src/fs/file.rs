@@ -164,6 +164,7 @@ impl FileSystem {
     pub async fn fsync(&self, who: Requester, fh: u64) -> Result<()> {
         let file = self.handles.file(fh)?;
         self.ready().await?;
+        self.check_locks(fh)?;
         file.data.flush(&who.without_groups(), file.open_id, true).await
     }
 

@@ -43,6 +43,7 @@ impl FileSystem {
     /// The data plane's.
     pub async fn read(&self, fh: u64, offset: u64, size: u32) -> Result<Bytes> {
         self.ready().await?;
+        self.check_locks(fh)?;
         let file = self.handles.file(fh)?;
         let data = file.data.read(offset, size).await?;
         if file.flags & O_DIRECT == 0 {
@@ -60,6 +61,9 @@ impl FileSystem {
     /// The data plane's.
     pub async fn write(&self, who: Requester, request: WriteRequest) -> Result<u32> {
         self.ready().await?;
+        if !request.from_mapping {
+            self.check_locks(request.fh)?;
+        }
         let file = self.handles.file(request.fh)?;
         let caller = who.without_groups();
         let append = request.flags & O_APPEND != 0 && !request.from_mapping;
@@ -98,6 +102,8 @@ impl FileSystem {
         offset: u64,
         length: u64,
     ) -> Result<()> {
+        self.ready().await?;
+        self.check_locks(fh)?;
         let file = self.handles.file(fh)?;
         let caller = who.without_groups();
         file.data.flush(&caller, file.open_id, false).await?;

@@ -1,11 +1,14 @@
 //! Locks across mounts: fcntl(2) ranges and flock(2), kept by meta.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use flexfs_common::Result;
+use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::{FileSystem, reply};
 use crate::caller::Requester;
@@ -28,29 +31,65 @@ pub struct LockRequest {
     pub pid: u32,
 }
 
+/// Last byte of a lock to the end, as the kernel says it (OFFSET_MAX).
+const END_MAX: u64 = i64::MAX as u64;
+
 /// Who has (or had) locks where. Spares a round trip at each close of a file
 /// nobody locked. May name owners that hold nothing any more.
 #[derive(Debug, Default)]
-pub(super) struct LockTable(Mutex<Owners>);
+pub(super) struct LockTable {
+    owners: Mutex<Owners>,
+    /// Unlocks that nobody waits for: how many of each owner.
+    leaving: Mutex<HashMap<Key, u32>>,
+    left: Notify,
+}
+
+/// An unlock that nobody waits for, until it is answered.
+#[derive(Debug)]
+struct Leaving<'a> {
+    table: &'a LockTable,
+    key: Key,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut leaving = self.table.leaving.lock();
+        if let Some(count) = leaving.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                leaving.remove(&self.key);
+            }
+        }
+        drop(leaving);
+        self.table.left.notify_waiters();
+    }
+}
 
 /// An inode, the owner, and whether the lock is flock(2)'s.
 type Key = (u64, u64, bool);
 
+#[derive(Debug, Clone, Copy)]
+struct Locked {
+    /// The open that it locked through last.
+    fh: u64,
+    /// How often all locks had been lost before it locked first.
+    losses: u64,
+}
+
 #[derive(Debug, Default)]
 struct Owners {
-    /// With the open that each locked through last.
-    all: HashMap<Key, u64>,
+    all: HashMap<Key, Locked>,
     /// The same by open.
     by_open: HashMap<u64, HashSet<Key>>,
 }
 
 impl Owners {
     fn remove(&mut self, key: &Key) -> bool {
-        let Some(fh) = self.all.remove(key) else { return false };
-        if let Some(keys) = self.by_open.get_mut(&fh) {
+        let Some(locked) = self.all.remove(key) else { return false };
+        if let Some(keys) = self.by_open.get_mut(&locked.fh) {
             keys.remove(key);
             if keys.is_empty() {
-                self.by_open.remove(&fh);
+                self.by_open.remove(&locked.fh);
             }
         }
         true
@@ -59,11 +98,11 @@ impl Owners {
 
 impl LockTable {
     pub(super) fn take_posix(&self, ino: u64, owner: u64) -> bool {
-        self.0.lock().remove(&(ino, owner, false))
+        self.owners.lock().remove(&(ino, owner, false))
     }
 
     pub(super) fn take_flock(&self, ino: u64, owner: u64) -> bool {
-        self.0.lock().remove(&(ino, owner, true))
+        self.owners.lock().remove(&(ino, owner, true))
     }
 
     /// The owners of fcntl(2) locks that an open leaves behind at its end.
@@ -71,7 +110,7 @@ impl LockTable {
     /// these are open file description locks (F_OFD_SETLK): the kernel tells
     /// their end by no request of its own.
     pub(super) fn take_posix_of(&self, fh: u64) -> Vec<u64> {
-        let mut owners = self.0.lock();
+        let mut owners = self.owners.lock();
         let keys = owners.by_open.get(&fh).into_iter().flatten();
         let keys: Vec<Key> = keys.filter(|(_, _, flock)| !flock).copied().collect();
         keys.iter().for_each(|key| {
@@ -80,26 +119,70 @@ impl LockTable {
         keys.into_iter().map(|(_, owner, _)| owner).collect()
     }
 
-    /// True when it was not there.
-    fn add(&self, ino: u64, lock: &LockRequest, fh: u64) -> bool {
-        let mut owners = self.0.lock();
+    /// True when it was not there. `losses`: how often all locks have been lost.
+    fn add(&self, ino: u64, lock: &LockRequest, (fh, losses): (u64, u64)) -> bool {
+        let mut owners = self.owners.lock();
         let key = (ino, lock.owner, lock.flock);
-        let is_new = !owners.remove(&key);
-        owners.all.insert(key, fh);
+        let before = owners.all.get(&key).map(|locked| locked.losses);
+        owners.remove(&key);
+        owners.all.insert(key, Locked { fh, losses: before.unwrap_or(losses) });
         owners.by_open.entry(fh).or_default().insert(key);
-        is_new
+        before.is_none()
+    }
+
+    /// Has this owner lost a lock, and not unlocked since?
+    fn has_lost(&self, ino: u64, lock: &LockRequest, losses: u64) -> bool {
+        let owners = self.owners.lock();
+        let locked = owners.all.get(&(ino, lock.owner, lock.flock));
+        locked.is_some_and(|locked| locked.losses < losses)
+    }
+
+    /// Was a lock lost that was taken through this open?
+    fn has_lost_through(&self, fh: u64, losses: u64) -> bool {
+        if losses == 0 {
+            return false;
+        }
+        let owners = self.owners.lock();
+        let mut keys = owners.by_open.get(&fh).into_iter().flatten();
+        keys.any(|key| owners.all.get(key).is_some_and(|locked| locked.losses < losses))
     }
 
     fn has(&self, ino: u64, lock: &LockRequest) -> bool {
-        self.0.lock().all.contains_key(&(ino, lock.owner, lock.flock))
+        self.owners.lock().all.contains_key(&(ino, lock.owner, lock.flock))
+    }
+
+    /// An unlock begins that nobody waits for; it ends with a [`Leaving`].
+    fn leaves(&self, key: Key) {
+        *self.leaving.lock().entry(key).or_default() += 1;
+    }
+
+    /// Until no unlock of this owner is on its way: it would take what is
+    /// locked now.
+    async fn has_left(&self, key: &Key) {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            if !self.leaving.lock().contains_key(key) {
+                return;
+            }
+            left.await;
+        }
     }
 
     fn remove(&self, key: &Key) {
-        self.0.lock().remove(key);
+        self.owners.lock().remove(key);
     }
 }
 
+fn lost() -> Error {
+    Error::bare(Code::LockLost)
+}
+
 impl LockRequest {
+    fn is_of_everything(&self) -> bool {
+        self.flock || (self.start == 0 && self.end >= END_MAX)
+    }
+
     fn state(&self) -> v1::LockState {
         v1::LockState {
             kind: self.kind.into(),
@@ -145,13 +228,26 @@ impl FileSystem {
         request: LockRequest,
         wait: bool,
     ) -> Result<()> {
+        // Only under a lease it is known how often locks were lost.
+        self.ready().await?;
         let file = self.handles.file(fh)?;
+        self.locks.has_left(&(file.ino, request.owner, request.flock)).await;
         file.data.report_made().await?;
+        let losses = self.session.lock_losses();
+        let has_lost = self.locks.has_lost(file.ino, &request, losses);
         let mut guard = WaitGuard { table: &self.locks, key: None };
-        if request.kind != v1::LockKind::Unlock && self.locks.add(file.ino, &request, fh) {
-            // Known before meta is asked: a close that comes right after the
-            // grant must find it.
-            guard.key = Some((file.ino, request.owner, request.flock));
+        if request.kind != v1::LockKind::Unlock {
+            if has_lost {
+                return Err(lost());
+            }
+            if self.locks.add(file.ino, &request, (fh, losses)) {
+                // Known before meta is asked: a close that comes right after the
+                // grant must find it.
+                guard.key = Some((file.ino, request.owner, request.flock));
+            }
+        } else if has_lost && request.is_of_everything() {
+            // From here on it knows. What it may hold in spite of that goes now.
+            self.locks.remove(&(file.ino, request.owner, request.flock));
         }
         let body = Body::SetLock(v1::SetLock {
             handle: file.handle.to_vec(),
@@ -167,16 +263,41 @@ impl FileSystem {
         outcome.map(reply::done)
     }
 
+    /// Who held a lock that is lost does nothing more through its open until it
+    /// has unlocked or closed: others may have changed what it
+    /// believes to be its own. To be asked when the session is ready.
+    ///
+    /// # Errors
+    /// `LOCK_LOST`.
+    pub(super) fn check_locks(&self, fh: u64) -> Result<()> {
+        match self.locks.has_lost_through(fh, self.session.lock_losses()) {
+            true => Err(lost()),
+            false => Ok(()),
+        }
+    }
+
     /// A wait was given up (its future dropped). The grant may have been on
-    /// its way: an owner that held nothing before holds nothing after.
-    pub async fn lock_given_up(&self, fh: u64, request: LockRequest) {
-        let Ok(file) = self.handles.file(fh) else { return };
+    /// its way: an owner that held nothing before holds nothing after. What
+    /// takes it back, which goes on by itself while meta is away: later locks of
+    /// the owner wait for it.
+    pub fn lock_given_up(
+        self: &Arc<Self>,
+        fh: u64,
+        request: LockRequest,
+    ) -> Option<JoinHandle<()>> {
+        let file = self.handles.file(fh).ok()?;
         if self.locks.has(file.ino, &request) {
             // It had locks before; which of them were replaced is not known.
-            return;
+            return None;
         }
         let unlock = LockRequest { kind: v1::LockKind::Unlock, ..request };
-        self.unlock(&file, unlock).await;
+        let (fs, key) = (Arc::clone(self), (file.ino, request.owner, request.flock));
+        // Now, not in the task: before anybody can lock anew.
+        self.locks.leaves(key);
+        Some(tokio::spawn(async move {
+            let _leaving = Leaving { table: &fs.locks, key };
+            fs.unlock(&file, unlock).await;
+        }))
     }
 
     async fn unlock(&self, file: &OpenFile, unlock: LockRequest) {
@@ -218,8 +339,8 @@ mod tests {
     #[test]
     fn owners_are_told_apart_by_kind_of_lock() {
         let table = LockTable::default();
-        assert!(table.add(5, &request(1, false), 8));
-        assert!(!table.add(5, &request(1, false), 8));
+        assert!(table.add(5, &request(1, false), (8, 0)));
+        assert!(!table.add(5, &request(1, false), (8, 0)));
         assert!(!table.take_flock(5, 1));
         assert!(!table.take_posix(6, 1));
         assert!(table.take_posix(5, 1));
@@ -229,10 +350,10 @@ mod tests {
     #[test]
     fn a_wait_given_up_leaves_no_owner() {
         let table = LockTable::default();
-        assert!(table.add(5, &request(1, true), 8));
+        assert!(table.add(5, &request(1, true), (8, 0)));
         drop(WaitGuard { table: &table, key: Some((5, 1, true)) });
         assert!(!table.take_flock(5, 1));
-        assert!(table.add(5, &request(1, true), 8));
+        assert!(table.add(5, &request(1, true), (8, 0)));
         drop(WaitGuard { table: &table, key: None });
         assert!(table.take_flock(5, 1));
     }
@@ -241,15 +362,31 @@ mod tests {
     fn an_open_leaves_behind_what_was_locked_through_it_last() {
         let table = LockTable::default();
         for (owner, flock) in [(1, false), (2, false), (3, false), (4, true)] {
-            table.add(5, &request(owner, flock), 8);
+            table.add(5, &request(owner, flock), (8, 0));
         }
         // Closed by its process; locked again through another open.
         assert!(table.take_posix(5, 1));
-        table.add(5, &request(2, false), 9);
+        table.add(5, &request(2, false), (9, 0));
         assert_eq!(table.take_posix_of(8), [3]);
         assert_eq!(table.take_posix_of(8), [0; 0]);
         assert!(table.take_flock(5, 4));
         assert_eq!(table.take_posix_of(9), [2]);
-        assert!(table.0.lock().all.is_empty() && table.0.lock().by_open.is_empty());
+        assert!(table.owners.lock().all.is_empty() && table.owners.lock().by_open.is_empty());
+    }
+
+    #[test]
+    fn a_lock_is_lost_for_its_open_until_its_owner_unlocks() {
+        let table = LockTable::default();
+        table.add(5, &request(1, false), (8, 0));
+        table.add(5, &request(2, true), (9, 1));
+        assert!(!table.has_lost_through(8, 0) && !table.has_lost(5, &request(1, false), 0));
+        assert!(table.has_lost_through(8, 1) && table.has_lost(5, &request(1, false), 1));
+        assert!(!table.has_lost_through(9, 1), "locked after the loss");
+        // Another attempt does not make it good.
+        table.add(5, &request(1, false), (8, 1));
+        assert!(table.has_lost_through(8, 1));
+        assert!(table.take_posix(5, 1));
+        table.add(5, &request(1, false), (8, 1));
+        assert!(!table.has_lost_through(8, 1) && table.has_lost_through(8, 2));
     }
 }

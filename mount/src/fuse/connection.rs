@@ -236,8 +236,14 @@ impl Shared {
         match outcome {
             Some(outcome) => outcome,
             None => {
-                if let Some((fh, lock)) = lock_wait {
-                    self.fs.lock_given_up(fh, lock).await;
+                if let Some((fh, lock)) = lock_wait
+                    && let Some(unlocked) = self.fs.lock_given_up(fh, lock)
+                {
+                    tokio::select! {
+                        // It says itself when it fails.
+                        _ = unlocked => {}
+                        () = self.meta_is_away() => {}
+                    }
                 }
                 Err(Code::OperationInterrupted.into())
             }
@@ -246,8 +252,14 @@ impl Shared {
 
     async fn given_up(&self, interrupted: &tokio::sync::Notify, lock_wait: bool) {
         interrupted.notified().await;
-        while !lock_wait && self.fs.session().state() != SessionState::Reconnecting {
-            // It will end soon by itself, with its true result.
+        if !lock_wait {
+            // Else it will end soon by itself, with its true result.
+            self.meta_is_away().await;
+        }
+    }
+
+    async fn meta_is_away(&self) {
+        while self.fs.session().state() != SessionState::Reconnecting {
             tokio::time::sleep(INTERRUPT_RECHECK).await;
         }
     }

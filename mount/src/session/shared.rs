@@ -1,5 +1,6 @@
 //! What the session's tasks share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     phase: watch::Sender<Phase>,
     ended: OnceLock<Arc<Error>>,
     heartbeats: Mutex<Heartbeats>,
+    /// How often all locks were lost.
+    lock_losses: AtomicU64,
     driver_done: CancellationToken,
 }
 
@@ -106,6 +109,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Down),
             ended: OnceLock::new(),
             heartbeats: Mutex::new(Heartbeats::default()),
+            lock_losses: AtomicU64::new(0),
             driver_done: CancellationToken::new(),
         }
     }
@@ -134,6 +138,7 @@ impl Shared {
         }
         self.new_secret.again();
         self.outbox.requeue(&resumed.slot_sequences);
+        self.told_lock_losses(resumed.lock_losses);
         self.renewed(sent, resumed.lease_millis);
         self.set_phase(Phase::Live);
     }
@@ -161,7 +166,20 @@ impl Shared {
         if let Some(now) = &ack.now {
             self.clock.learn(now);
         }
+        self.told_lock_losses(ack.lock_losses);
         self.renewed(sent, ack.lease_millis);
+    }
+
+    /// Before the lease begins anew: no operation may go on as if its lock were
+    /// still there.
+    fn told_lock_losses(&self, losses: u64) {
+        if self.lock_losses.fetch_max(losses, Ordering::AcqRel) < losses {
+            tracing::warn!("meta heard nothing for longer than the lease: all locks are lost");
+        }
+    }
+
+    pub(super) fn lock_losses(&self) -> u64 {
+        self.lock_losses.load(Ordering::Acquire)
     }
 
     fn renewed(&self, sent: BootTime, millis: u32) {

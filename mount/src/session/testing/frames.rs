@@ -85,6 +85,7 @@ fn resumed(server: &LoopbackMeta, id: SessionId) -> v1::ServerFrame {
         lease_millis: server.sizes.lease_millis,
         slot_sequences: slots,
         now: Some(now()),
+        lock_losses: 0,
     };
     v1::ServerFrame { resumed: Some(resumed), ..Default::default() }
 }
@@ -105,6 +106,7 @@ async fn take(
             number: heartbeat.number,
             lease_millis: server.sizes.lease_millis,
             now: Some(now()),
+            lock_losses: 0,
         };
         let frame = v1::ServerFrame { heartbeat_ack: Some(ack), ..Default::default() };
         if out.send(frame).await.is_err() {
