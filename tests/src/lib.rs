@@ -26,6 +26,7 @@ pub mod raw;
 pub mod rpc;
 pub mod scan;
 pub mod tools;
+pub mod user;
 pub mod wait;
 
 pub use cluster::{Cluster, Token};

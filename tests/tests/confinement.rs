@@ -188,8 +188,8 @@ fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
         name: b"mine".to_vec(),
         new_parent: d(),
         new_name: b"big".to_vec(),
-        no_replace: false,
         exchange,
+        ..Rename::default()
     };
     let xattr = || b"user.x".to_vec();
     vec![
@@ -205,6 +205,7 @@ fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
         ("rmdir", Body::Unlink(Unlink { parent: d(), name: b"inner".to_vec(), directory: true })),
         ("rename", Body::Rename(rename(false))),
         ("exchange", Body::Rename(rename(true))),
+        ("whiteout", Body::Rename(Rename { whiteout: true, ..rename(false) })),
         (
             "setxattr",
             Body::SetXattr(SetXattr { handle: f(), name: xattr(), ..SetXattr::default() }),

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use flexfs_tests::user::as_user;
 use flexfs_tests::{Cluster, Mount, within};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
@@ -69,9 +70,58 @@ fn renameat2_replaces_exchanges_or_refuses() {
     assert_eq!(fs::read(&dir).unwrap(), b"a");
     assert_eq!(fs::metadata(mount.dir()).unwrap().nlink(), 3);
     assert_eq!(rename(&b, &mount.path("none"), RenameFlags::EXCHANGE), Err(Errno::NOENT));
-    let both = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
-    assert_eq!(rename(&dir, &mount.path("none"), both), Err(Errno::INVAL));
-    assert_eq!(rename(&dir, &mount.path("none"), RenameFlags::WHITEOUT), Err(Errno::INVAL));
+    for other in [RenameFlags::NOREPLACE, RenameFlags::WHITEOUT] {
+        let both = other | RenameFlags::EXCHANGE;
+        assert_eq!(rename(&dir, &mount.path("none"), both), Err(Errno::INVAL));
+    }
+    cluster.verify_clean();
+}
+
+fn is_whiteout(path: &Path) -> bool {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.mode(), found.rdev(), found.nlink()) == (0o020_000, 0, 1)
+}
+
+#[test]
+fn a_rename_may_leave_a_whiteout() {
+    let (cluster, mount) = one_mount();
+    let token = cluster.volume_token("posix", &[]);
+    let other = cluster.mount("posix", &token);
+    let rename = |from: &str, to: &str, flags| {
+        renameat_with(CWD, mount.path(from), CWD, mount.path(to), flags)
+    };
+    let (whiteout, no_replace) = (RenameFlags::WHITEOUT, RenameFlags::NOREPLACE);
+    fs::write(mount.path("a"), "a").unwrap();
+    fs::write(mount.path("b"), "b").unwrap();
+    // Both know the old name.
+    fs::metadata(other.path("a")).unwrap();
+    assert_eq!(rename("a", "b", whiteout | no_replace), Err(Errno::EXIST));
+    rename("a", "b", whiteout).unwrap();
+    for mount in [&mount, &other] {
+        assert!(is_whiteout(&mount.path("a")));
+        assert_eq!(fs::read(mount.path("b")).unwrap(), b"a");
+    }
+    // In a directory that this mount has just made, where it knows all names.
+    fs::create_dir(mount.path("dir")).unwrap();
+    fs::write(mount.path("dir/held"), "held").unwrap();
+    rename("dir/held", "dir/moved", whiteout | no_replace).unwrap();
+    rename("dir", "moved", whiteout).unwrap();
+    for mount in [&mount, &other] {
+        assert!(is_whiteout(&mount.path("dir")) && is_whiteout(&mount.path("moved/held")));
+        assert_eq!(fs::read(mount.path("moved/moved")).unwrap(), b"held");
+    }
+    // Anybody may who may rename; the whiteout is theirs.
+    let theirs = mount.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    as_user(NOBODY, NOBODY, || {
+        File::create(theirs.join("f")).unwrap();
+        renameat_with(CWD, theirs.join("f"), CWD, theirs.join("g"), whiteout).unwrap();
+    });
+    assert!(is_whiteout(&other.path("theirs/f")));
+    assert_eq!(fs::symlink_metadata(other.path("theirs/f")).unwrap().uid(), NOBODY);
+    assert!(as_nobody("mknod \"$1/w\" c 0 0", &theirs), "a whiteout is no device");
+    assert!(!as_nobody("mknod \"$1/n\" c 1 3", &theirs));
     cluster.verify_clean();
 }
 

@@ -191,6 +191,8 @@ impl<'o> Mutation<'o> {
             },
             Mutation::Fallocate(op) if fallocate::frees(op.mode) => Room::Low,
             Mutation::Fallocate(_) => Room::Ample,
+            // It makes an inode.
+            Mutation::Rename(op) if op.whiteout => Room::Ample,
             Mutation::Unlink(_)
             | Mutation::Rename(_)
             | Mutation::Open(_)

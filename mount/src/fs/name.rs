@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexfs_common::clock::BootTime;
-use flexfs_common::{Code, Error, Result};
+use flexfs_common::{Code, Error, Result, protocol};
 use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 
@@ -17,6 +17,8 @@ use crate::caller::Requester;
 const RENAME_NOREPLACE: u32 = 1;
 /// renameat2(2) RENAME_EXCHANGE.
 const RENAME_EXCHANGE: u32 = 2;
+/// renameat2(2) RENAME_WHITEOUT.
+const RENAME_WHITEOUT: u32 = 4;
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -264,6 +266,18 @@ impl FileSystem {
         self.call(who, 0, body).await.map(reply::done)
     }
 
+    /// Flags of renameat2(2) that are known here and to meta, and go together.
+    fn check_rename(&self, flags: u32) -> Result<()> {
+        let not_exchanging = RENAME_NOREPLACE | RENAME_WHITEOUT;
+        let unknown = flags & !(not_exchanging | RENAME_EXCHANGE) != 0;
+        let apart = flags & RENAME_EXCHANGE != 0 && flags & not_exchanging != 0;
+        let too_new = flags & RENAME_WHITEOUT != 0 && !self.session.has_feature(protocol::WHITEOUT);
+        if unknown || apart || too_new {
+            return Err(Error::bare(Code::FsInvalid));
+        }
+        Ok(())
+    }
+
     /// renameat2(2).
     ///
     /// # Errors
@@ -278,10 +292,7 @@ impl FileSystem {
     ) -> Result<()> {
         check_name(from.1)?;
         check_name(to.1)?;
-        let both = RENAME_NOREPLACE | RENAME_EXCHANGE;
-        if flags & !both != 0 || flags == both {
-            return Err(Error::bare(Code::FsInvalid));
-        }
+        self.check_rename(flags)?;
         // Others than those it is about: kept for who has them open.
         let _ = self.report_all_made().await;
         self.report_made_in(from.0).await?;
@@ -308,6 +319,7 @@ impl FileSystem {
             new_name: to.1.to_vec(),
             no_replace: flags & RENAME_NOREPLACE != 0,
             exchange,
+            whiteout: flags & RENAME_WHITEOUT != 0,
         });
         self.call(who, 0, body).await?;
         self.ask_again(moved);

@@ -1,5 +1,6 @@
 //! create, mkdir, mknod, symlink.
 
+use flexfs_common::ids::Ino;
 use flexfs_common::name::DentryName;
 use flexfs_common::{Code, Error, Result, limits, wire};
 use flexfs_proto::v1;
@@ -18,6 +19,26 @@ use crate::volume::permission::{MODE_BITS, S_ISGID, S_ISUID, W, X, need};
 use crate::volume::record::Inode;
 use crate::volume::rights::Wish;
 use crate::volume::{dentry, inodes, numbers_ahead};
+
+/// The character device 0/0: what overlayfs takes for a name that was removed.
+const WHITEOUT_DEVICE: u32 = 0;
+
+/// Makes the whiteout that a rename leaves under the old name, without any
+/// permission, as file systems of Linux do (`WHITEOUT_MODE`). It has a link and
+/// no name yet.
+///
+/// # Errors
+/// `FS_QUOTA`.
+pub(super) fn whiteout(
+    ctx: &Context<'_>,
+    edit: &mut Edit<'_>,
+    dir: &Reached,
+) -> Result<(Ino, i32)> {
+    let (kind, op) =
+        (FileKind::CharDevice, v1::Make { rdev: WHITEOUT_DEVICE, ..v1::Make::default() });
+    let inode = new_inode(ctx, edit, dir, &op, kind)?;
+    Ok((inodes::create(ctx, edit, &inode)?, inode.kind))
+}
 
 pub(in crate::volume) fn make(
     ctx: &Context<'_>,
@@ -235,7 +256,12 @@ fn open_existing(
     Ok(reply::Result::Entry(entry).into())
 }
 
-fn new_inode(
+/// The inode of what is made in a directory, as it begins; named once.
+///
+/// # Errors
+/// `FS_NOT_PERMITTED` for a device unless by root, and what the kind is
+/// refused with.
+pub(super) fn new_inode(
     ctx: &Context<'_>,
     edit: &Edit<'_>,
     dir: &Reached,
@@ -251,6 +277,8 @@ fn new_inode(
         FileKind::Directory if dir.inode().nlink >= limits::LINK_MAX => {
             return Err(Code::FsTooManyLinks.into());
         }
+        // Linux mknod(2): the whiteout is no device, anybody may make one.
+        FileKind::CharDevice if op.rdev == WHITEOUT_DEVICE => {}
         FileKind::CharDevice | FileKind::BlockDevice if !ctx.who.is_root() => {
             return Err(Code::FsNotPermitted.into());
         }

@@ -1,10 +1,11 @@
-//! rename(2), with RENAME_NOREPLACE and RENAME_EXCHANGE.
+//! rename(2), with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT.
 
 use flexfs_common::ids::Ino;
 use flexfs_common::name::DentryName;
 use flexfs_common::{Code, Result, limits};
 use flexfs_proto::v1;
 
+use super::create;
 use crate::volume::confine::{self, Reached};
 use crate::volume::context::Context;
 use crate::volume::dentry::{self, Found};
@@ -27,7 +28,7 @@ pub(in crate::volume) fn rename(
     op: &v1::Rename,
 ) -> Result<Outcome> {
     let (from_name, to_name) = (DentryName::parse(&op.name)?, DentryName::parse(&op.new_name)?);
-    if op.no_replace && op.exchange {
+    if op.exchange && (op.no_replace || op.whiteout) {
         return Err(Code::FsInvalid.into());
     }
     from_dir.need_dir()?;
@@ -52,7 +53,10 @@ pub(in crate::volume) fn rename(
             let ends = [(from_dir.ino(), &source_found, &source), (to_dir.ino(), found, target)];
             exchange(ctx, edit, ends)?;
         }
-        _ => replace(ctx, edit, (from_dir.ino(), &source_found, &source), &to)?,
+        _ => {
+            let left = op.whiteout.then(|| create::whiteout(ctx, edit, from_dir)).transpose()?;
+            replace(ctx, edit, (from_dir.ino(), &source_found, &source), &to, left)?;
+        }
     }
     Ok(empty())
 }
@@ -141,11 +145,13 @@ fn dir_moves(
     Ok(())
 }
 
+/// `left`: what the old name names from now on, if anything.
 fn replace(
     ctx: &Context<'_>,
     edit: &mut Edit<'_>,
     (from_dir, found, source): (Ino, &Found, &Reached),
     to: &End<'_>,
+    left: Option<(Ino, i32)>,
 ) -> Result<()> {
     let is_dir = source.inode().is_dir();
     let to_dir = to.dir.ino();
@@ -157,7 +163,10 @@ fn replace(
     if is_dir {
         dir_moves(ctx, edit, source.ino(), (from_dir, to_dir))?;
     }
-    dentry::remove(edit, from_dir, found)?;
+    match left {
+        None => dentry::remove(edit, from_dir, found)?,
+        Some(left) => dentry::repoint(edit, from_dir, found, left)?,
+    }
     let named = (source.ino(), source.inode().kind);
     match &to.entry {
         None => dentry::insert(edit, &ctx.identity.order, to_dir, &to.name, named)?,
@@ -171,7 +180,7 @@ fn replace(
     }
     let now = edit.stamp();
     edit.update_inode(from_dir, |dir| {
-        dir.entries = dir.entries.saturating_sub(1);
+        dir.entries = dir.entries.saturating_sub(u64::from(left.is_none()));
         dir.mtime = Some(now);
         if is_dir {
             dir.nlink = dir.nlink.saturating_sub(1);

@@ -8,8 +8,15 @@ use super::fixture::{Client, on_each_engine, rename};
 
 fn with(client: &Client, from: (&[u8], &str), to: (&[u8], &str), flags: &str) -> Result<(), Code> {
     let Body::Rename(op) = rename(from, to) else { unreachable!() };
-    let (no_replace, exchange) = (flags.contains('n'), flags.contains('x'));
-    client.call(Body::Rename(v1::Rename { no_replace, exchange, ..op })).map(|_| ())
+    let [no_replace, exchange, whiteout] = ['n', 'x', 'w'].map(|flag| flags.contains(flag));
+    client.call(Body::Rename(v1::Rename { no_replace, exchange, whiteout, ..op })).map(|_| ())
+}
+
+fn assert_whiteout(client: &Client, dir: &[u8], name: &str) -> v1::Attr {
+    let attr = client.lookup(dir, name).unwrap().attr.unwrap();
+    let kind = v1::FileKind::CharDevice as i32;
+    assert_eq!((attr.kind, attr.rdev, attr.mode, attr.nlink), (kind, 0, 0, 1));
+    attr
 }
 
 /// Makes `kind` under the name: a file, an empty or a full directory, a
@@ -47,14 +54,14 @@ fn what_may_replace_what() {
             ("none", _, _) => Err(Code::FsNotFound),
             (_, "none", "x") => Err(Code::FsNotFound),
             (_, _, "x") | (_, "none", _) => Ok(()),
-            (_, _, "n") => Err(Code::FsExists),
+            (_, _, "n" | "nw") => Err(Code::FsExists),
             ("empty" | "full", "file" | "link", _) => Err(Code::FsNotDirectory),
             ("file" | "link", "empty" | "full", _) => Err(Code::FsIsDirectory),
             ("empty" | "full", "full", _) => Err(Code::FsNotEmpty),
             _ => Ok(()),
         };
         for to_dir in [&a, &b] {
-            for flags in ["", "n", "x"] {
+            for flags in ["", "n", "x", "w", "nw"] {
                 for from in ["none", "file", "link", "empty", "full"] {
                     for to in ["none", "file", "link", "empty", "full"] {
                         put(&client, &a, "from", from);
@@ -69,6 +76,10 @@ fn what_may_replace_what() {
                         let (moved, target) = (moved.map(|e| e.handle), target.map(|e| e.handle));
                         match (result.is_ok(), flags) {
                             (true, "x") => assert_eq!((now_from, now_to), (target, moved)),
+                            (true, "w" | "nw") => {
+                                assert_eq!(now_to, moved);
+                                assert_whiteout(&client, &a, "from");
+                            }
                             (true, _) => assert_eq!((now_from, now_to), (None, moved)),
                             (false, _) => assert_eq!((now_from, now_to), (moved, target)),
                         }
@@ -79,8 +90,10 @@ fn what_may_replace_what() {
                 }
             }
         }
-        let both = with(&client, (&a, "x"), (&b, "y"), "nx").unwrap_err();
-        assert_eq!(both, Code::FsInvalid);
+        for both in ["nx", "xw", "nxw"] {
+            let refused = with(&client, (&a, "x"), (&b, "y"), both).unwrap_err();
+            assert_eq!(refused, Code::FsInvalid, "{both}");
+        }
     });
 }
 
@@ -182,5 +195,80 @@ fn rights_at_both_ends() {
         one.rename((&root.root, "renamed"), (&shared, "theirs")).unwrap();
         assert_eq!(one.lookup(&shared, "theirs").unwrap().handle, theirs);
         fixture.verify();
+    });
+}
+
+#[test]
+fn a_whiteout_is_the_callers_and_takes_the_place_of_the_name() {
+    on_each_engine(|fixture| {
+        let root = fixture.client();
+        let dir = root.mkdir(&root.root, "d").unwrap().handle;
+        root.chmod(&dir, 0o2777).unwrap();
+        root.chown(&dir, 9, 9).unwrap();
+        let user = root.as_user(5, 6);
+        let file = user.create(&dir, "f").unwrap().handle;
+        let before = root.getattr(&dir).unwrap();
+        with(&user, (&dir, "f"), (&dir, "g"), "w").unwrap();
+        let left = assert_whiteout(&root, &dir, "f");
+        assert_eq!((left.uid, left.gid), (5, 9), "the directory hands its group down");
+        assert_eq!(root.names(&dir).unwrap(), ["f", "g"]);
+        assert_eq!(root.lookup(&dir, "g").unwrap().handle, file);
+        let after = root.getattr(&dir).unwrap();
+        assert_eq!(after.mtime, after.ctime);
+        assert!(after.change > before.change);
+        // A directory too; and the whiteout is a file like any other.
+        let moved = root.mkdir(&dir, "sub").unwrap().handle;
+        with(&root, (&dir, "sub"), (&root.root, "sub"), "w").unwrap();
+        assert_whiteout(&root, &dir, "sub");
+        let nlink = |handle: &[u8]| root.getattr(handle).unwrap().nlink;
+        assert_eq!((nlink(&dir), nlink(&root.root), nlink(&moved)), (2, 4, 2));
+        root.rename((&dir, "sub"), (&dir, "f")).unwrap();
+        // Two names of one file: nothing is done.
+        root.link(&file, &dir, "h").unwrap();
+        with(&root, (&dir, "g"), (&dir, "h"), "w").unwrap();
+        assert_eq!(root.lookup(&dir, "g").unwrap().handle, file);
+        root.unlink(&dir, "f").unwrap();
+        assert_eq!(fixture.verify().inodes, 4);
+    });
+}
+
+#[test]
+fn a_whiteout_counts_and_needs_what_a_rename_needs() {
+    on_each_engine(|fixture| {
+        let client = fixture.client();
+        let root = client.root.clone();
+        let file = client.create(&root, "f").unwrap().handle;
+        let mut settings = fixture.volume.settings();
+        settings.max_inodes = 2;
+        fixture.volume.update_settings(settings.clone()).unwrap();
+        let whiteout = |client: &Client| with(client, (&root, "f"), (&root, "g"), "w");
+        assert_eq!(whiteout(&client), Err(Code::FsQuota));
+        assert_eq!(client.names(&root).unwrap(), ["f"], "all of it or nothing");
+        settings.max_inodes = 3;
+        fixture.volume.update_settings(settings).unwrap();
+        for (flags, refused) in [
+            (v1::Flags { ro: true, ..v1::Flags::default() }, Code::FsReadOnly),
+            (v1::Flags { append_only: true, ..v1::Flags::default() }, Code::FsNotPermitted),
+        ] {
+            let other = fixture.client_with("/", flags);
+            let theirs = other.root.clone();
+            let outcome = with(&other, (&theirs, "f"), (&theirs, "g"), "w");
+            assert_eq!(outcome, Err(refused));
+        }
+        assert_eq!(whiteout(&client.as_user(5, 5)), Err(Code::FsAccess));
+        // A lost answer: it is left once.
+        let Body::Rename(op) = rename((&root, "f"), (&root, "g")) else { unreachable!() };
+        let op = client.op(Body::Rename(v1::Rename { whiteout: true, ..op }));
+        for _ in 0..2 {
+            let crate::volume::Execution::Done(reply) =
+                client.execute(vec![op.clone()]).pop().unwrap()
+            else {
+                panic!("nobody is to be waited for")
+            };
+            super::fixture::answer(reply).unwrap();
+            assert_whiteout(&client, &root, "f");
+            assert_eq!(client.lookup(&root, "g").unwrap().handle, file);
+        }
+        assert_eq!(fixture.verify().inodes, 3);
     });
 }

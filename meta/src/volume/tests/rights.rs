@@ -294,8 +294,17 @@ fn an_existing_file_is_opened_by_a_create_that_is_not_exclusive() {
         assert_eq!((again.handle, again.attr.unwrap().size), (made.handle, 0));
         root.mkdir(&root.root, "d").unwrap();
         assert_eq!(open(&user, "d", 0, O_RDWR, false).unwrap_err(), Code::FsIsDirectory);
-        let device = make(&user.root, "n", FileKind::CharDevice, 0o600);
-        assert_eq!(user.call(device), Err(Code::FsNotPermitted));
+        for (kind, rdev, refused) in [
+            (FileKind::CharDevice, 0x103, true),
+            (FileKind::BlockDevice, 0, true),
+            // A whiteout is no device (Linux mknod(2)).
+            (FileKind::CharDevice, 0, false),
+        ] {
+            let Body::Make(op) = make(&user.root, "n", kind, 0o600) else { unreachable!() };
+            let made = user.make(v1::Make { rdev, ..op }).map(drop);
+            let expected = if refused { Err(Code::FsNotPermitted) } else { Ok(()) };
+            assert_eq!(made, expected, "{kind:?} {rdev:x}");
+        }
         let refused = root.as_user(5, 5).make(v1::Make {
             parent: root.root.clone(),
             name: b"k".to_vec(),

@@ -7,7 +7,7 @@ use flexfs_proto::v1;
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::{FileKind, LockKind};
 
-use super::fixture::{Fixture, answer, extent, lock, make, new_session};
+use super::fixture::{Fixture, answer, extent, lock, make, new_session, rename};
 use crate::engine::Room;
 use crate::testbench::Narrow;
 use crate::volume::{Execution, Which};
@@ -57,6 +57,9 @@ fn what_takes_space_is_refused_while_there_is_little() {
     assert_eq!(client.mkdir(&root, "new").err(), full);
     assert_eq!(client.symlink(&root, "new", "file").err(), full);
     assert_eq!(client.link(&file, &root, "new").err(), full);
+    let Body::Rename(op) = rename((&root, "old"), (&root, "new")) else { unreachable!() };
+    let whiteout = Body::Rename(v1::Rename { whiteout: true, ..op });
+    assert_eq!(client.call(whiteout).err(), full);
     assert_eq!(client.upload(1, 4096).err(), full);
     assert_eq!(client.write_inline(&small, 0, b"bytes").err(), full);
     assert_eq!(client.truncate(&file, 8193).err(), full);
