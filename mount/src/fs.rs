@@ -26,6 +26,7 @@ mod held;
 mod io;
 mod lock;
 mod name;
+mod nameless;
 mod reply;
 mod space;
 mod xattr;
