@@ -5,7 +5,8 @@ pub const VERSION: u32 = 1;
 /// The oldest protocol version this build speaks.
 pub const VERSION_MIN: u32 = 1;
 /// Features this build knows; a session has those that both sides know.
-pub const FEATURES: &[&str] = &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS, WHITEOUT];
+pub const FEATURES: &[&str] =
+    &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS, NAMELESS, WHITEOUT];
 /// The mount answers recalls: without, it is granted nothing to keep.
 pub const RECALL: &str = "recall";
 /// A live session can be moved to another secret of its token.
@@ -15,6 +16,8 @@ pub const WRITE_RIGHTS: &str = "write-rights";
 /// The mount makes files in directories to which it has the right, and tells
 /// meta later.
 pub const MAKE_RIGHTS: &str = "make-rights";
+/// Meta makes files without a name (O_TMPFILE of open(2)) and gives them one.
+pub const NAMELESS: &str = "nameless";
 /// Meta leaves a whiteout where a rename is to (RENAME_WHITEOUT of rename(2)).
 pub const WHITEOUT: &str = "whiteout";
 /// The mount's kernel checks access control lists as well. A session has it

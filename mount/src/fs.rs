@@ -26,6 +26,7 @@ mod held;
 mod io;
 mod lock;
 mod name;
+mod nameless;
 mod pages;
 mod reply;
 mod space;

@@ -24,6 +24,8 @@ pub enum Body {
     Dir(BTreeMap<String, Id>),
     /// A symbolic link to there.
     Link(String),
+    /// What RENAME_WHITEOUT leaves.
+    Whiteout,
 }
 
 /// A node of the tree, or one that is only open any more.
@@ -37,6 +39,8 @@ pub struct Node {
     pub attributes: BTreeMap<String, Vec<u8>>,
     /// Names, of what is no directory.
     pub links: u64,
+    /// It never had a name and may get one.
+    pub linkable: bool,
     /// Open descriptors.
     pub opens: u32,
     /// Written through this mount and perhaps not flushed yet, and what the
@@ -53,6 +57,8 @@ pub enum Replace {
     No,
     /// RENAME_EXCHANGE.
     Exchange,
+    /// It goes away, and RENAME_WHITEOUT.
+    Whiteout,
 }
 
 /// A place for a name.
@@ -77,8 +83,15 @@ impl Tree {
     fn add(&mut self, body: Body, mode: u32) -> Id {
         let id = self.next;
         self.next += 1;
-        let node =
-            Node { body, mode, attributes: BTreeMap::new(), links: 1, opens: 0, unflushed: None };
+        let node = Node {
+            body,
+            mode,
+            attributes: BTreeMap::new(),
+            links: 1,
+            linkable: false,
+            opens: 0,
+            unflushed: None,
+        };
         self.nodes.insert(id, node);
         id
     }
@@ -171,6 +184,33 @@ impl Tree {
         Ok(id)
     }
 
+    /// open(2) with O_TMPFILE, and O_EXCL unless it is `linkable`: the caller
+    /// counts its descriptor.
+    pub fn make_nameless(&mut self, mode: u32, linkable: bool) -> Id {
+        let id = self.add(Body::File(Vec::new()), mode);
+        let node = self.node_mut(id);
+        (node.links, node.linkable) = (0, linkable);
+        id
+    }
+
+    /// linkat(2) of an open file, which need not have a name.
+    ///
+    /// # Errors
+    /// What it must fail with.
+    pub fn name(&mut self, id: Id, to: Place<'_>) -> Result<(), Errno> {
+        if self.child(to).is_some() {
+            return Err(Errno::EXIST);
+        }
+        let node = self.node_mut(id);
+        if node.links == 0 && !node.linkable {
+            return Err(Errno::NOENT);
+        }
+        node.links += 1;
+        node.linkable = false;
+        self.names_mut(to.0).insert(to.1.to_owned(), id);
+        Ok(())
+    }
+
     /// open(2) for reading and writing, with O_NOFOLLOW.
     ///
     /// # Errors
@@ -181,6 +221,7 @@ impl Tree {
             Body::File(_) => Ok(id),
             Body::Dir(_) => Err(Errno::ISDIR),
             Body::Link(_) => Err(Errno::LOOP),
+            Body::Whiteout => Err(Errno::NXIO),
         }
     }
 
@@ -292,6 +333,10 @@ impl Tree {
             }
         }
         self.names_mut(from.0).remove(from.1);
+        if replace == Replace::Whiteout {
+            let left = self.add(Body::Whiteout, 0);
+            self.names_mut(from.0).insert(from.1.to_owned(), left);
+        }
         self.names_mut(to.0).insert(to.1.to_owned(), moved);
         Ok(())
     }
@@ -374,6 +419,22 @@ mod tests {
         assert_eq!(tree.rename((ROOT, "f"), (ROOT, "d"), Replace::Yes), Err(Errno::ISDIR));
         assert_eq!(tree.rename((ROOT, "d"), (ROOT, "f"), Replace::Yes), Err(Errno::NOTDIR));
         assert_eq!(tree.rename((ROOT, "d"), (ROOT, "f"), Replace::No), Err(Errno::EXIST));
+    }
+
+    #[test]
+    fn what_has_no_name_gets_one_once() {
+        let mut tree = tree();
+        let file = tree.make_nameless(0o644, true);
+        tree.node_mut(file).opens += 1;
+        assert_eq!(tree.name(file, (ROOT, "d")), Err(Errno::EXIST));
+        tree.name(file, (ROOT, "f")).unwrap();
+        tree.rename((ROOT, "f"), (ROOT, "g"), Replace::Whiteout).unwrap();
+        let left = tree.child((ROOT, "f")).unwrap();
+        assert_eq!(tree.node(left).body, Body::Whiteout);
+        tree.unlink((ROOT, "g")).unwrap();
+        assert_eq!(tree.name(file, (ROOT, "g")), Err(Errno::NOENT));
+        tree.closed(file);
+        assert!(tree.ids().all(|id| id != file));
     }
 
     #[test]

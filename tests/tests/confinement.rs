@@ -17,8 +17,8 @@ use flexfs_common::Code;
 use flexfs_proto::v1::op::Body;
 use flexfs_proto::v1::{
     Access, CommitData, Fallocate, FileKind, GetAttr, GetXattr, Link, ListXattr, Lookup, Make,
-    MintObjects, Open, ReadDir, ReadExtents, ReadLink, Release, RemoveXattr, Rename, SetAttr,
-    SetXattr, StatFs, Unlink,
+    MakeNameless, MintObjects, Open, ReadDir, ReadExtents, ReadLink, Release, RemoveXattr, Rename,
+    SetAttr, SetXattr, StatFs, Unlink,
 };
 use flexfs_tests::raw::{RawConnection, RawSession, block_on};
 use flexfs_tests::{Cluster, Mount, Token};
@@ -168,6 +168,10 @@ fn set_acl(handle: Vec<u8>) -> SetXattr {
     SetXattr { handle, name: ACCESS_ACL.into(), value, flags: 0 }
 }
 
+fn make_nameless(parent: Vec<u8>) -> MakeNameless {
+    MakeNameless { parent, mode: 0o644, open_flags: libc::O_RDWR as u32, linkable: true }
+}
+
 /// Every operation that changes something, on these handles: a directory and
 /// a file in it.
 fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
@@ -206,6 +210,7 @@ fn mutations(directory: &[u8], file: &[u8]) -> Vec<(&'static str, Body)> {
         ("rename", Body::Rename(rename(false))),
         ("exchange", Body::Rename(rename(true))),
         ("whiteout", Body::Rename(Rename { whiteout: true, ..rename(false) })),
+        ("make without a name", Body::MakeNameless(make_nameless(d()))),
         (
             "setxattr",
             Body::SetXattr(SetXattr { handle: f(), name: xattr(), ..SetXattr::default() }),

@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ use flexfs_tests::model::{Body, Id, Place, Replace, STATES_MAX, Tree};
 use flexfs_tests::tools::{big, seed};
 use flexfs_tests::{Cluster, Mount};
 use rustix::fs::{
-    CWD, FallocateFlags, OFlags, RenameFlags, XattrFlags, fallocate, getxattr, listxattr,
-    removexattr, renameat_with, setxattr, statvfs,
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags, fallocate, getxattr,
+    linkat, listxattr, open, removexattr, renameat_with, setxattr, statvfs,
 };
 use rustix::io::Errno;
 
@@ -229,6 +230,7 @@ impl World {
             Body::File(contents) => (0o100_000, Some(contents.len() as u64)),
             Body::Dir(_) => (0o040_000, None),
             Body::Link(target) => (0o120_000, Some(target.len() as u64)),
+            Body::Whiteout => (0o020_000, Some(0)),
         };
         assert_eq!(found.mode() & 0o170_000, kind, "{line}: kind");
         if !matches!(node.body, Body::Link(_)) {
@@ -292,6 +294,32 @@ impl World {
         self.check_name(self.other(mount), &path);
     }
 
+    /// O_TMPFILE, or linkat(2) of something that is open.
+    fn nameless(&mut self, mount: usize) {
+        let (path, dir, name) = self.place();
+        if self.handles.is_empty() || self.chance(2) {
+            let real = self.path(mount, &path);
+            let above = real.parent().expect("a directory");
+            let linkable = !self.chance(4);
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let flags = if linkable { flags } else { flags | OFlags::EXCL };
+            let line = format!("m{mount} open without a name beside {path} linkable={linkable}");
+            let file = self.must(line, || Ok(open(above, flags, Mode::from_raw_mode(0o644))?));
+            let id = self.tree.make_nameless(0o644, linkable);
+            self.keep(Handle { mount, id, file: Arc::new(File::from(file)), append: false });
+            return;
+        }
+        let index = self.below(self.handles.len());
+        let Handle { mount, id, ref file, .. } = self.handles[index];
+        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let real = self.path(mount, &path);
+        let named = self.tree.name(id, (dir, name));
+        let line = format!("m{mount} name {id} {path}");
+        let follow = AtFlags::SYMLINK_FOLLOW;
+        self.does(line, named, || Ok(linkat(CWD, &from, CWD, &real, follow)?));
+        self.check_name(self.other(mount), &path);
+    }
+
     fn open(&mut self, mount: usize) {
         let (path, dir, name) = self.place();
         let append = self.chance(3);
@@ -343,9 +371,10 @@ impl World {
             let done = self.tree.link(old, new);
             self.does(line, done, || fs::hard_link(&reals[0], &reals[1]));
         } else {
-            let (replace, flags) = match self.below(4) {
+            let (replace, flags) = match self.below(6) {
                 0 => (Replace::No, RenameFlags::NOREPLACE),
                 1 => (Replace::Exchange, RenameFlags::EXCHANGE),
+                2 => (Replace::Whiteout, RenameFlags::WHITEOUT),
                 _ => (Replace::Yes, RenameFlags::empty()),
             };
             let line = format!("m{mount} rename {from} to {to} replacing={replace:?}");
@@ -361,7 +390,7 @@ impl World {
     fn attributes(&mut self, mount: usize) {
         let (path, dir, name) = self.place();
         let Some(id) = self.tree.child((dir, name)) else { return };
-        if matches!(self.tree.node(id).body, Body::Link(_)) {
+        if !matches!(self.tree.node(id).body, Body::File(_) | Body::Dir(_)) {
             return;
         }
         let real = self.path(mount, &path);
@@ -574,13 +603,14 @@ impl World {
                 assert_eq!(found, Path::new(&target), "{line}");
                 return;
             }
+            Body::Whiteout => return,
         }
         self.check_xattrs(real, id);
     }
 
     fn step(&mut self) {
         let mount = self.below(self.mounts.len());
-        match self.below(20) {
+        match self.below(22) {
             0..=2 => self.create(mount),
             3..=4 => self.open(mount),
             5 => self.make(mount),
@@ -595,6 +625,7 @@ impl World {
                 let (path, ..) = self.place();
                 self.check_name(mount, &path);
             }
+            20..=21 => self.nameless(mount),
             _ => self.data(),
         }
     }

@@ -11,12 +11,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flexfs_tests::files::sh;
 use flexfs_tests::{Cluster, Mount};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 /// A tree of the machine's own with changes of it on a volume.
 struct Overlay {
@@ -104,6 +106,13 @@ fn changes_of_an_overlay_lie_on_a_volume_and_move_to_another_mount() {
     fs::remove_dir_all(merged.path("again")).unwrap();
     fs::create_dir(merged.path("again")).unwrap();
     fs::write(merged.path("again/new"), vec![7; 300_000]).unwrap();
+    // A file without a name passes through.
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let mut file = File::from(open(&merged.dir, flags, Mode::from_raw_mode(0o640)).unwrap());
+    file.write_all(b"named late").unwrap();
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, from, CWD, merged.path("late"), AtFlags::SYMLINK_FOLLOW).unwrap();
+    drop(file);
     assert!(fs::metadata(merged.path("removed")).is_err());
     assert_eq!(fs::read(merged.path("renamed/inner/f")).unwrap(), b"dir/inner/f of the machine");
     let names = fs::read_dir(merged.path("again")).unwrap().count();

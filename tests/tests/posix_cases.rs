@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -414,15 +414,4 @@ fn names_are_any_bytes_up_to_255() {
     assert_eq!(fs::read_link(other.path("longest")).unwrap(), target);
     assert_eq!(fs::symlink_metadata(other.path("longest")).unwrap().len(), 4095);
     cluster.verify_clean();
-}
-
-/// Not there: the kernel is told so and programs make a named file instead.
-#[test]
-fn o_tmpfile_is_refused_as_not_supported() {
-    let (_cluster, mount) = one_mount();
-    const O_TMPFILE: i32 = 0o20_200_000;
-    let opened =
-        OpenOptions::new().read(true).write(true).custom_flags(O_TMPFILE).open(mount.dir());
-    let refused = opened.unwrap_err().raw_os_error();
-    assert_eq!(refused, Some(Errno::OPNOTSUPP.raw_os_error()));
 }

@@ -45,14 +45,25 @@ pub(super) fn drop_link(ctx: &Context<'_>, edit: &mut Edit<'_>, ino: Ino) -> Res
     if inode.nlink > 0 {
         return Ok(());
     }
-    let key = edit.keys().orphan(ino);
-    edit.put_raw(&key, &[]);
+    orphan(edit, ino);
     let held = edit.view().any(&edit.keys().opens_of_inode(ino))?;
     if !held {
         // What is not done at once is left to collection.
         reclaim_step(edit, ino, ctx.settings.retention, AT_ONCE)?;
     }
     Ok(())
+}
+
+/// An inode without links: its last open ends it.
+pub(super) fn orphan(edit: &mut Edit<'_>, ino: Ino) {
+    let key = edit.keys().orphan(ino);
+    edit.put_raw(&key, &[]);
+}
+
+/// It has a link (again).
+pub(super) fn no_orphan(edit: &mut Edit<'_>, ino: Ino) {
+    let key = edit.keys().orphan(ino);
+    edit.delete(&key);
 }
 
 /// Removes an orphan that nobody holds open, at most `extents` of it; true

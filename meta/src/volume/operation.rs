@@ -11,7 +11,8 @@ use super::context::Context;
 use super::edit::Edit;
 use super::numbers_ahead;
 use super::ops::{
-    attributes, commit, create, directory, extents, fallocate, link, lock, open, rename, xattr,
+    attributes, commit, create, directory, extents, fallocate, link, lock, nameless, open, rename,
+    xattr,
 };
 use super::outcome::{Outcome, empty};
 use super::view::View;
@@ -39,6 +40,7 @@ pub(super) enum Query<'o> {
 pub(super) enum Mutation<'o> {
     SetAttr(&'o v1::SetAttr),
     Make(&'o v1::Make),
+    MakeNameless(&'o v1::MakeNameless),
     Link(&'o v1::Link),
     Unlink(&'o v1::Unlink),
     Rename(&'o v1::Rename),
@@ -84,6 +86,7 @@ impl<'o> Operation<'o> {
             Body::AcquireWrite(op) => Q(Query::AcquireWrite(op)),
             Body::SetAttr(op) => M(Mutation::SetAttr(op)),
             Body::Make(op) => M(Mutation::Make(op)),
+            Body::MakeNameless(op) => M(Mutation::MakeNameless(op)),
             Body::Link(op) => M(Mutation::Link(op)),
             Body::Unlink(op) => M(Mutation::Unlink(op)),
             Body::Rename(op) => M(Mutation::Rename(op)),
@@ -150,6 +153,7 @@ impl<'o> Mutation<'o> {
         match self {
             Mutation::SetAttr(op) => Touch::One(&op.handle),
             Mutation::Make(op) => Touch::One(&op.parent),
+            Mutation::MakeNameless(op) => Touch::One(&op.parent),
             Mutation::Link(op) => Touch::Two(&op.handle, &op.new_parent),
             Mutation::Unlink(op) => Touch::One(&op.parent),
             Mutation::Rename(op) => Touch::Two(&op.parent, &op.new_parent),
@@ -177,6 +181,7 @@ impl<'o> Mutation<'o> {
             // Its maker was told that it is there. Numbers for more are not lent.
             Mutation::Make(op) if op.held.is_some() => Room::Low,
             Mutation::Make(_)
+            | Mutation::MakeNameless(_)
             | Mutation::Link(_)
             | Mutation::SetXattr(_)
             | Mutation::MintInodes(_)
@@ -230,6 +235,7 @@ impl<'o> Mutation<'o> {
         match self {
             Mutation::SetAttr(op) => attributes::set_attr(ctx, edit, &within.one()?, op),
             Mutation::Make(op) => create::make(ctx, edit, &within.one()?, op),
+            Mutation::MakeNameless(op) => nameless::make(ctx, edit, &within.one()?, op),
             Mutation::Link(op) => {
                 let (target, dir) = within.two()?;
                 link::link(ctx, edit, (&target, &dir), op)

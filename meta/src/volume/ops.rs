@@ -10,6 +10,7 @@ pub(super) mod extents;
 pub(super) mod fallocate;
 pub(super) mod link;
 pub(super) mod lock;
+pub(super) mod nameless;
 pub(super) mod open;
 pub(super) mod rename;
 pub(super) mod xattr;

@@ -128,6 +128,10 @@ pub(super) struct Inode {
     /// Its access control lists; `None` for almost every inode.
     #[prost(message, optional, boxed, tag = "20")]
     pub(super) lists: Option<Box<Lists>>,
+    /// It was made without a name (O_TMPFILE without O_EXCL) and never had one:
+    /// link(2) may give it one, as to no other inode without links.
+    #[prost(bool, tag = "21")]
+    pub(super) linkable: bool,
 }
 
 /// Access control lists, see [`super::acl::Acl::encode`]; empty = none.

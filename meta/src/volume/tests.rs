@@ -11,6 +11,7 @@ mod life;
 mod locks;
 mod making;
 mod model;
+mod nameless;
 mod rename;
 mod restoring;
 mod rights;

@@ -156,6 +156,9 @@ impl Checker<'_> {
         if orphan != (inode.nlink == 0) {
             self.find("orphan", format!("{ino} has {} links, orphan: {orphan}", inode.nlink));
         }
+        if inode.linkable && (inode.nlink > 0 || !inode.is_regular()) {
+            self.find("orphan", format!("{ino} has or had a name and may be given its first"));
+        }
         Ok(())
     }
 

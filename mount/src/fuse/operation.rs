@@ -33,9 +33,16 @@ pub(super) enum NameOp {
     Lookup(Vec<u8>),
     Make(Vec<u8>, MakeRequest),
     Create(Vec<u8>, MakeRequest, u32),
+    /// O_TMPFILE.
+    CreateNameless(MakeRequest, u32),
     Unlink(Vec<u8>, bool),
     Link(u64, Vec<u8>),
-    Rename { name: Vec<u8>, new_parent: u64, new_name: Vec<u8>, flags: u32 },
+    Rename {
+        name: Vec<u8>,
+        new_parent: u64,
+        new_name: Vec<u8>,
+        flags: u32,
+    },
     ReadLink,
 }
 
@@ -85,9 +92,12 @@ pub(super) enum LockOp {
 /// What follows the header of a request.
 pub(super) fn parse(opcode: u32, mut f: Fields<'_>) -> Result<Operation, Malformed> {
     Ok(match opcode {
-        op::LOOKUP | op::SYMLINK..=op::LINK | op::READLINK | op::CREATE | op::RENAME2 => {
-            Operation::Name(name_op(opcode, &mut f)?)
-        }
+        op::LOOKUP
+        | op::SYMLINK..=op::LINK
+        | op::READLINK
+        | op::CREATE
+        | op::TMPFILE
+        | op::RENAME2 => Operation::Name(name_op(opcode, &mut f)?),
         op::GETATTR | op::SETATTR | op::ACCESS | op::STATFS | op::STATX => {
             Operation::Attr(attr_op(opcode, &mut f)?)
         }
@@ -146,11 +156,17 @@ fn name_op(opcode: u32, f: &mut Fields<'_>) -> Result<NameOp, Malformed> {
             let (mode, umask) = (f.u32()?, f.u32()?);
             NameOp::Make(f.name()?, make(FileKind::Directory, mode, umask, 0, Vec::new()))
         }
-        op::CREATE => {
+        op::CREATE | op::TMPFILE => {
             let (flags, mode, umask) = (f.u32()?, f.u32()?, f.u32()?);
             f.skip(4)?;
             let request = make(FileKind::Regular, mode, umask, 0, Vec::new());
-            NameOp::Create(f.name()?, request, flags)
+            let name = f.name()?;
+            if opcode == op::CREATE {
+                NameOp::Create(name, request, flags)
+            } else {
+                // The name is one that no file can have.
+                NameOp::CreateNameless(request, flags)
+            }
         }
         op::UNLINK | op::RMDIR => NameOp::Unlink(f.name()?, opcode == op::RMDIR),
         op::LINK => NameOp::Link(f.u64()?, f.name()?),

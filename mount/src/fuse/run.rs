@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::encode::{Body, DirBuffer};
 use super::operation::{AttrOp, DirOp, FileOp, LockOp, NameOp, Operation, XattrOp};
 use super::parse::Header;
-use crate::fs::{Attributes, FileSystem, Found, OpenMode, Opened};
+use crate::fs::{Attributes, Created, FileSystem, Found, OpenMode, Opened};
 
 /// Carries out what waits for an answer.
 pub(super) async fn run(
@@ -51,15 +51,10 @@ async fn name(fs: &FileSystem, header: Header, op: NameOp) -> Result<Answer> {
             fs.make(who, node, &name, request).await.map(|told| entry(&told))
         }
         NameOp::Create(name, request, flags) => {
-            let created = fs.create(who, node, &name, request, flags).await?;
-            let mut body = Body::default();
-            body.entry(&created.found);
-            body.open_out(created.opened.fh, open_flags(created.opened));
-            Ok(Answer {
-                told: vec![created.found.attr.ino],
-                opened: Some(created.opened.fh),
-                ..Answer::promising(body)
-            })
+            fs.create(who, node, &name, request, flags).await.map(|made| created(&made))
+        }
+        NameOp::CreateNameless(request, flags) => {
+            fs.create_nameless(who, node, request, flags).await.map(|made| created(&made))
         }
         NameOp::Unlink(name, directory) => {
             fs.unlink(who, node, &name, directory).await.map(|()| Answer::empty())
@@ -77,6 +72,17 @@ fn entry(told: &Attributes) -> Answer {
     let mut body = Body::default();
     body.entry(told);
     Answer { told: vec![told.attr.ino], ..Answer::promising(body) }
+}
+
+fn created(made: &Created) -> Answer {
+    let mut body = Body::default();
+    body.entry(&made.found);
+    body.open_out(made.opened.fh, open_flags(made.opened));
+    Answer {
+        told: vec![made.found.attr.ino],
+        opened: Some(made.opened.fh),
+        ..Answer::promising(body)
+    }
 }
 
 fn open_flags(opened: Opened) -> u32 {

@@ -13,6 +13,7 @@ pub(super) fn is_mutation(body: &Body) -> bool {
     match body {
         Body::SetAttr(_)
         | Body::Make(_)
+        | Body::MakeNameless(_)
         | Body::Link(_)
         | Body::Unlink(_)
         | Body::Rename(_)
@@ -48,6 +49,7 @@ pub(super) fn needs_writable(body: &Body) -> bool {
         Body::Open(open) => opens_for_writing(open.flags),
         Body::Make(make) => make.exclusive || !make.open || opens_for_writing(make.open_flags),
         Body::SetAttr(_)
+        | Body::MakeNameless(_)
         | Body::Link(_)
         | Body::Unlink(_)
         | Body::Rename(_)

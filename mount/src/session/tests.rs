@@ -325,6 +325,7 @@ fn what_a_read_only_mount_refuses_itself() {
         (make(false, true, write), true),
         // It may be there.
         (make(false, true, read), false),
+        (Body::MakeNameless(v1::MakeNameless::default()), true),
         (Body::CommitData(v1::CommitData::default()), true),
         (Body::Release(v1::Release::default()), false),
         (Body::GetAttr(v1::GetAttr::default()), false),

@@ -48,14 +48,21 @@ pub(in crate::volume) fn link(
     if target.inode().is_dir() {
         return Err(Code::FsNotPermitted.into());
     }
-    if target.inode().nlink == 0 {
+    let nameless = target.inode().nlink == 0;
+    if nameless && !target.inode().linkable {
         return Err(Code::FsNotFound.into());
     }
     if target.inode().nlink >= limits::LINK_MAX {
         return Err(Code::FsTooManyLinks.into());
     }
     let ino = target.ino();
-    let inode = edit.update_inode(ino, |inode| inode.nlink += 1)?;
+    let inode = edit.update_inode(ino, |inode| {
+        inode.nlink += 1;
+        inode.linkable = false;
+    })?;
+    if nameless {
+        inodes::no_orphan(edit, ino);
+    }
     dentry::insert(edit, &ctx.identity.order, dir.ino(), &name, (ino, inode.kind))?;
     let now = edit.stamp();
     edit.update_inode(dir.ino(), |dir| {

@@ -40,6 +40,7 @@ fn every_operation(handle: &[u8], own: &[u8]) -> Vec<Body> {
         Body::GetAttr(v1::GetAttr { handle: handle.clone() }),
         Body::SetAttr(v1::SetAttr { handle: handle.clone(), mode: Some(0), ..Default::default() }),
         super::fixture::make(&handle, "x", v1::FileKind::Regular, 0o644),
+        super::fixture::make_nameless(&handle, true),
         Body::Link(v1::Link {
             handle: handle.clone(),
             new_parent: own.clone(),

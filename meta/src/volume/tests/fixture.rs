@@ -274,7 +274,7 @@ impl Client {
         self.frame(vec![body]).pop().unwrap()
     }
 
-    fn entry(&self, body: Body) -> Result<v1::Entry, Code> {
+    pub(super) fn entry(&self, body: Body) -> Result<v1::Entry, Code> {
         match self.call(body)? {
             reply::Result::Entry(entry) => Ok(entry),
             other => panic!("an entry was expected: {other:?}"),
@@ -350,6 +350,10 @@ impl Client {
 
     pub(super) fn make(&self, op: v1::Make) -> Result<v1::Entry, Code> {
         self.entry(Body::Make(op))
+    }
+
+    pub(super) fn make_nameless(&self, dir: &[u8], linkable: bool) -> Result<v1::Entry, Code> {
+        self.entry(make_nameless(dir, linkable))
     }
 
     pub(super) fn link(&self, handle: &[u8], dir: &[u8], name: &str) -> Result<v1::Entry, Code> {
@@ -519,6 +523,12 @@ pub(super) fn make(parent: &[u8], name: &str, kind: FileKind, mode: u32) -> Body
         exclusive: true,
         ..Default::default()
     })
+}
+
+/// O_TMPFILE, with O_EXCL unless `linkable`.
+pub(super) fn make_nameless(parent: &[u8], linkable: bool) -> Body {
+    let (parent, open_flags) = (parent.to_vec(), 2);
+    Body::MakeNameless(v1::MakeNameless { parent, mode: 0o644, open_flags, linkable })
 }
 
 pub(super) fn unlink(parent: &[u8], name: &str, directory: bool) -> Body {

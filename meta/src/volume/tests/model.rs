@@ -22,6 +22,7 @@ use crate::volume::Volume;
 #[derive(Clone, Debug)]
 enum Step {
     Make { dir: usize, name: u8, kind: FileKind },
+    MakeNameless { dir: usize, linkable: bool },
     Link { target: usize, dir: usize, name: u8 },
     Remove { dir: usize, name: u8, directory: bool },
     Rename { from: (usize, u8), to: (usize, u8), flags: u8 },
@@ -42,11 +43,13 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (node.clone(), name.clone(), kind)
             .prop_map(|(dir, name, kind)| Step::Make { dir, name, kind }),
-        2 => (node.clone(), node.clone(), name.clone())
+        2 => (node.clone(), any::<bool>())
+            .prop_map(|(dir, linkable)| Step::MakeNameless { dir, linkable }),
+        4 => (node.clone(), node.clone(), name.clone())
             .prop_map(|(target, dir, name)| Step::Link { target, dir, name }),
         4 => (node.clone(), name.clone(), any::<bool>())
             .prop_map(|(dir, name, directory)| Step::Remove { dir, name, directory }),
-        8 => ((node.clone(), name.clone()), (node.clone(), name), 0..4_u8)
+        8 => ((node.clone(), name.clone()), (node.clone(), name), 0..8_u8)
             .prop_map(|(from, to, flags)| Step::Rename { from, to, flags }),
         2 => node.clone().prop_map(|target| Step::Open { target }),
         2 => (0..8_usize).prop_map(|open| Step::Close { open }),
@@ -61,6 +64,8 @@ struct Node {
     parent: usize,
     links: u32,
     opens: u32,
+    /// It never had a name and may get one.
+    linkable: bool,
 }
 
 /// What POSIX says, without any thought for speed.
@@ -77,7 +82,7 @@ impl Model {
     }
 
     fn node(kind: FileKind, parent: usize) -> Node {
-        Node { kind, entries: BTreeMap::new(), parent, links: 1, opens: 0 }
+        Node { kind, entries: BTreeMap::new(), parent, links: 1, opens: 0, linkable: false }
     }
 
     /// Out of reach: no link and no open.
@@ -117,6 +122,13 @@ impl Model {
         Ok(made)
     }
 
+    fn make_nameless(&mut self, dir: usize, linkable: bool) -> Outcome<usize> {
+        self.need_dir(dir)?;
+        let node = Model::node(FileKind::Regular, dir);
+        self.nodes.push(Node { links: 0, opens: 1, linkable, ..node });
+        Ok(self.nodes.len() - 1)
+    }
+
     fn link(&mut self, target: usize, dir: usize, name: &str) -> Outcome<()> {
         if self.is_stale(target) {
             return Err(Code::FsStale);
@@ -128,10 +140,11 @@ impl Model {
         if self.is_dir(target) {
             return Err(Code::FsNotPermitted);
         }
-        if self.nodes[target].links == 0 {
+        if self.nodes[target].links == 0 && !self.nodes[target].linkable {
             return Err(Code::FsNotFound);
         }
         self.nodes[target].links += 1;
+        self.nodes[target].linkable = false;
         self.nodes[dir].entries.insert(name.to_owned(), target);
         Ok(())
     }
@@ -166,13 +179,14 @@ impl Model {
         &mut self,
         (from_dir, from): (usize, &str),
         (to_dir, to): (usize, &str),
-        (no_replace, exchange): (bool, bool),
-    ) -> Outcome<()> {
+        flags: u8,
+    ) -> Outcome<Option<usize>> {
+        let [no_replace, exchange, whiteout] = [1, 2, 4].map(|flag| flags & flag != 0);
         // Both handles are decided on before anything else.
         if self.is_stale(from_dir) || self.is_stale(to_dir) {
             return Err(Code::FsStale);
         }
-        if no_replace && exchange {
+        if exchange && (no_replace || whiteout) {
             return Err(Code::FsInvalid);
         }
         self.need_dir(from_dir)?;
@@ -199,12 +213,13 @@ impl Model {
                 return Err(if exchange { Code::FsInvalid } else { Code::FsNotEmpty });
             }
             if target == source {
-                return Ok(());
+                return Ok(None);
             }
             if !exchange && !self.nodes[target].entries.is_empty() {
                 return Err(Code::FsNotEmpty);
             }
         }
+        let mut left = None;
         if exchange {
             let target = target.ok_or(Code::FsNotFound)?;
             self.nodes[from_dir].entries.insert(from.to_owned(), target);
@@ -214,10 +229,13 @@ impl Model {
             if let Some(target) = target {
                 self.nodes[target].links -= 1;
             }
+            if whiteout {
+                left = Some(self.make(from_dir, from, FileKind::CharDevice)?);
+            }
         }
         self.nodes[to_dir].entries.insert(to.to_owned(), source);
         self.nodes[source].parent = to_dir;
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -262,6 +280,16 @@ impl Pair {
                 assert_eq!(made.as_ref().map(|_| ()), expected.as_ref().map(|_| ()));
                 self.handles.extend(made.ok().map(|entry| entry.handle));
             }
+            Step::MakeNameless { dir, linkable } => {
+                let dir = node(dir);
+                let expected = self.model.make_nameless(dir, linkable);
+                let made = self.client.make_nameless(&self.handles[dir], linkable);
+                assert_eq!(made.as_ref().map(|_| ()), expected.as_ref().map(|_| ()));
+                if let (Ok(made), Ok(node)) = (made, expected) {
+                    self.handles.push(made.handle);
+                    self.opens.push((node, made.open_id));
+                }
+            }
             Step::Link { target, dir, name: number } => {
                 let (target, dir) = (node(target), node(dir));
                 let expected = self.model.link(target, dir, &name(number));
@@ -278,17 +306,22 @@ impl Pair {
             Step::Rename { from, to, flags } => {
                 let (from_dir, to_dir) = (node(from.0), node(to.0));
                 let (from_name, to_name) = (name(from.1), name(to.1));
-                let (no_replace, exchange) = (flags & 1 != 0, flags & 2 != 0);
                 let ends = ((from_dir, from_name.as_str()), (to_dir, to_name.as_str()));
-                let expected = self.model.rename(ends.0, ends.1, (no_replace, exchange));
+                let expected = self.model.rename(ends.0, ends.1, flags);
                 let Body::Rename(op) = rename(
                     (&self.handles[from_dir], &from_name),
                     (&self.handles[to_dir], &to_name),
                 ) else {
                     unreachable!()
                 };
-                let op = v1::Rename { no_replace, exchange, ..op };
-                assert_eq!(self.client.call(Body::Rename(op)).map(|_| ()), expected);
+                let [no_replace, exchange, whiteout] = [1, 2, 4].map(|flag| flags & flag != 0);
+                let op = v1::Rename { no_replace, exchange, whiteout, ..op };
+                let renamed = self.client.call(Body::Rename(op)).map(|_| ());
+                assert_eq!(renamed, expected.map(|_| ()));
+                if let Ok(Some(_)) = expected {
+                    let left = self.client.lookup(&self.handles[from_dir], &from_name).unwrap();
+                    self.handles.push(left.handle);
+                }
             }
             Step::Open { target } => {
                 let target = node(target);

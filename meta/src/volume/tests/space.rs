@@ -57,6 +57,7 @@ fn what_takes_space_is_refused_while_there_is_little() {
     assert_eq!(client.mkdir(&root, "new").err(), full);
     assert_eq!(client.symlink(&root, "new", "file").err(), full);
     assert_eq!(client.link(&file, &root, "new").err(), full);
+    assert_eq!(client.make_nameless(&root, true).err(), full);
     let Body::Rename(op) = rename((&root, "old"), (&root, "new")) else { unreachable!() };
     let whiteout = Body::Rename(v1::Rename { whiteout: true, ..op });
     assert_eq!(client.call(whiteout).err(), full);

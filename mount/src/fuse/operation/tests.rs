@@ -37,6 +37,11 @@ fn creating_carries_mode_and_umask() {
         (name.as_slice(), make.mode, make.umask, flags),
         (&b"f"[..], 0o100_644, 0o22, 0o102)
     );
+    let request = parsed(op::TMPFILE, &[&w(0o20_200_002), &w(0o100_600), &w(0o77), &w(0), b"/\0"]);
+    let Ok(Operation::Name(NameOp::CreateNameless(make, flags))) = request else {
+        panic!("{request:?}")
+    };
+    assert_eq!((make.mode, make.umask, flags), (0o100_600, 0o77, 0o20_200_002));
     let request = parsed(op::MKNOD, &[&w(0o020_600), &w(0x501), &w(0o77), &w(0), b"tty\0"]);
     let Ok(Operation::Name(NameOp::Make(_, make))) = request else { panic!("{request:?}") };
     assert_eq!((make.kind, make.rdev, make.umask), (FileKind::CharDevice, 0x501, 0o77));
@@ -156,7 +161,7 @@ fn release_names_an_owner_only_for_flock() {
 
 #[test]
 fn what_is_not_served_is_said_so() {
-    for opcode in [3000, 37, 40, 47, 51] {
+    for opcode in [3000, 37, 40, 47, 50] {
         assert!(matches!(parsed(opcode, &[&[0; 64]]), Ok(Operation::Unknown)));
     }
     assert!(parsed(op::LOOKUP, &[b"no end"]).is_err());
