@@ -5,7 +5,8 @@ pub const VERSION: u32 = 1;
 /// The oldest protocol version this build speaks.
 pub const VERSION_MIN: u32 = 1;
 /// Features this build knows; a session has those that both sides know.
-pub const FEATURES: &[&str] = &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS];
+pub const FEATURES: &[&str] =
+    &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS, ACCESS_TIMES];
 /// The mount answers recalls: without, it is granted nothing to keep.
 pub const RECALL: &str = "recall";
 /// A live session can be moved to another secret of its token.
@@ -15,6 +16,8 @@ pub const WRITE_RIGHTS: &str = "write-rights";
 /// The mount makes files in directories to which it has the right, and tells
 /// meta later.
 pub const MAKE_RIGHTS: &str = "make-rights";
+/// Reading moves access times: the mount says when.
+pub const ACCESS_TIMES: &str = "access-times";
 /// The mount's kernel checks access control lists as well. A session has it
 /// where the volume has them and the kernel knows the ids that meta acts for;
 /// a mount without keeps no names of directories with a list.

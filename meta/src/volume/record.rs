@@ -128,6 +128,10 @@ pub(super) struct Inode {
     /// Its access control lists; `None` for almost every inode.
     #[prost(message, optional, boxed, tag = "20")]
     pub(super) lists: Option<Box<Lists>>,
+    /// When utimensat(2) has set `atime`: readings of before count no more,
+    /// whenever meta hears of them.
+    #[prost(message, optional, tag = "21")]
+    pub(super) atime_set_at: Option<Timestamp>,
 }
 
 /// Access control lists, see [`super::acl::Acl::encode`]; empty = none.

@@ -327,6 +327,7 @@ fn what_a_read_only_mount_refuses_itself() {
         (make(false, true, read), false),
         (Body::CommitData(v1::CommitData::default()), true),
         (Body::Release(v1::Release::default()), false),
+        (Body::NoteAccess(v1::NoteAccess::default()), true),
         (Body::GetAttr(v1::GetAttr::default()), false),
     ] {
         assert_eq!(needs_writable(&body), refused, "{body:?}");
