@@ -18,6 +18,7 @@ pub mod name;
 pub mod places;
 pub mod process;
 pub mod protocol;
+pub mod relatime;
 pub mod size;
 pub mod status;
 pub mod telemetry;

@@ -6,7 +6,7 @@ pub const VERSION: u32 = 1;
 pub const VERSION_MIN: u32 = 1;
 /// Features this build knows; a session has those that both sides know.
 pub const FEATURES: &[&str] =
-    &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS, NAMELESS, WHITEOUT];
+    &[RECALL, REAUTHENTICATE, WRITE_RIGHTS, ACL, MAKE_RIGHTS, NAMELESS, WHITEOUT, ACCESS_TIMES];
 /// The mount answers recalls: without, it is granted nothing to keep.
 pub const RECALL: &str = "recall";
 /// A live session can be moved to another secret of its token.
@@ -20,6 +20,8 @@ pub const MAKE_RIGHTS: &str = "make-rights";
 pub const NAMELESS: &str = "nameless";
 /// Meta leaves a whiteout where a rename is to (RENAME_WHITEOUT of rename(2)).
 pub const WHITEOUT: &str = "whiteout";
+/// Reading moves access times: the mount says when.
+pub const ACCESS_TIMES: &str = "access-times";
 /// The mount's kernel checks access control lists as well. A session has it
 /// where the volume has them and the kernel knows the ids that meta acts for;
 /// a mount without keeps no names of directories with a list.

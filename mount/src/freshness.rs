@@ -108,9 +108,9 @@ impl Freshness {
         self.begin(inos.to_vec(), false)
     }
 
-    /// As [`Freshness::change`], of inodes that are not known here.
-    pub fn change_any(&self) -> Change<'_> {
-        self.begin(Vec::new(), true)
+    /// As [`Freshness::change`], of these and of inodes that are not known here.
+    pub fn change_any(&self, known: &[u64]) -> Change<'_> {
+        self.begin(known.to_vec(), true)
     }
 
     fn begin(&self, inos: Vec<u64>, any: bool) -> Change<'_> {
@@ -204,6 +204,13 @@ impl Reading<'_> {
         before(&self.0.all) && of_ino.is_some_and(before)
     }
 
+    /// Has nobody changed this very inode since, here or elsewhere, that is
+    /// known of?
+    #[must_use]
+    pub fn is_unchanged(&self, ino: u64, stamp: Stamp) -> bool {
+        self.0.by_class.get(class(ino)).is_some_and(|mark| mark.permits(stamp))
+    }
+
     /// This moment: whatever is recalled after it finds what is told under it.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
@@ -265,7 +272,7 @@ mod tests {
         let own = change.answered();
         assert!(!fresh.reading().permits(5, own));
         let stamp = fresh.stamp();
-        drop(fresh.change_any());
+        drop(fresh.change_any(&[]));
         assert!(!fresh.reading().permits(9, stamp), "given up is changed as well");
         let after = fresh.stamp();
         assert!(fresh.reading().permits(9, after));

@@ -10,6 +10,7 @@ use flexfs_common::clock::BootTime;
 use flexfs_common::{Code, Error, Result, flags, limits, protocol};
 use flexfs_proto::v1;
 
+use crate::access_times::AccessTimes;
 use crate::caller::Requester;
 use crate::data::DataPlane;
 use crate::freshness::{Freshness, Stamp};
@@ -18,6 +19,7 @@ use crate::inode_table::InodeTable;
 use crate::session::MetaSession;
 use crate::whole_directories::WholeDirectories;
 
+mod accessed;
 mod acl;
 mod attr;
 mod dir;
@@ -72,6 +74,9 @@ pub struct FileSystem {
     checks_lists: bool,
     lists: acl::KeptLists,
     pages: pages::ReadPages,
+    accesses: Arc<AccessTimes>,
+    /// Meta knows of access times.
+    tells_accesses: bool,
 }
 
 /// How long the kernel may keep something: to be checked again when it is told.
@@ -127,6 +132,8 @@ impl FileSystem {
         let inodes = InodeTable::new(Bytes::from(opened.root_handle.clone()), root_attr);
         let mounted_with_checks = flags::identity_is_true(&opened.flags.unwrap_or_default());
         let checks_lists = opened.features.iter().any(|feature| feature == protocol::ACL);
+        let tells_accesses =
+            opened.features.iter().any(|feature| feature == protocol::ACCESS_TIMES);
         Ok(FileSystem {
             inodes,
             data,
@@ -141,6 +148,8 @@ impl FileSystem {
             checks_lists,
             lists: acl::KeptLists::default(),
             pages: pages::ReadPages::default(),
+            accesses: Arc::default(),
+            tells_accesses,
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use flexfs_common::ids::Ino;
+use flexfs_common::relatime::Times;
 use flexfs_common::{Code, Error, Result};
 use flexfs_proto::v1;
 use parking_lot::Mutex;
@@ -41,6 +42,9 @@ struct Node {
     /// Size and time of modification last told to the kernel, which looks at
     /// them to know whether its pages are old.
     contents: Option<(u64, v1::Timestamp)>,
+    /// Its times as last told to the kernel or answered by meta, and from when
+    /// they are.
+    times: Option<(Times, Stamp)>,
     /// What the kernel was last told of its access control lists, if it may
     /// keep that.
     lists: Option<Lists>,
@@ -184,6 +188,19 @@ impl InodeTable {
         }
     }
 
+    /// The times of an inode are known anew.
+    pub fn times_known(&self, ino: u64, times: Times, stamp: Stamp) {
+        if let Some(node) = self.nodes.lock().get_mut(&ino) {
+            node.times = Some((times, stamp));
+        }
+    }
+
+    /// Its times as far as they are known, and from when they are.
+    #[must_use]
+    pub fn times(&self, ino: u64) -> Option<(Times, Stamp)> {
+        self.nodes.lock().get(&ino)?.times
+    }
+
     /// What the kernel was last told of an inode's access control lists.
     #[must_use]
     pub fn lists(&self, ino: u64) -> Option<Lists> {
@@ -237,6 +254,7 @@ impl Node {
             lookups: 0,
             mode,
             contents: None,
+            times: None,
             lists: None,
             opened_change: None,
             parent,

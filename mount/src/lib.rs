@@ -9,6 +9,7 @@
     )
 )]
 
+pub mod access_times;
 pub mod caller;
 pub mod cli;
 pub mod codec;

@@ -213,6 +213,15 @@ impl WholeDirectories {
         }
     }
 
+    /// The directory was read.
+    pub fn accessed(&self, ino: u64, at: v1::Timestamp) {
+        if let Some(whole) = self.0.lock().by_ino.get_mut(&ino)
+            && let Some((attr, _)) = whole.making.as_mut().and_then(|making| making.attr.as_mut())
+        {
+            attr.atime = Some(at);
+        }
+    }
+
     /// Nothing has changed the directory but what was made here, up to this
     /// change.
     pub fn unchanged_but_here(&self, ino: u64, stamp: Stamp) {

@@ -231,26 +231,6 @@ fn times_are_kept_to_the_nanosecond_before_and_after_any_epoch() {
     assert!(stamps.is_sorted_by(|a, b| a < b), "{stamps:?}");
 }
 
-/// As if mounted with noatime: reading changes nothing (docs/posix.md).
-#[test]
-fn reading_changes_no_times() {
-    let (_cluster, mount) = one_mount();
-    let (file, dir) = (mount.path("f"), mount.path("dir"));
-    fs::write(&file, "x").unwrap();
-    fs::create_dir(&dir).unwrap();
-    std::os::unix::fs::symlink("f", mount.path("link")).unwrap();
-    let times = |path: &Path| {
-        let found = fs::symlink_metadata(path).unwrap();
-        [found.atime(), found.atime_nsec(), found.ctime(), found.ctime_nsec()]
-    };
-    let paths = [file.clone(), dir.clone(), mount.path("link")];
-    let before = paths.each_ref().map(|path| times(path));
-    assert_eq!(fs::read(mount.path("link")).unwrap(), b"x");
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    fs::read_link(mount.path("link")).unwrap();
-    assert_eq!(paths.each_ref().map(|path| times(path)), before);
-}
-
 #[test]
 fn sticky_directories_protect_and_setgid_directories_hand_down() {
     let (cluster, mount) = one_mount();

@@ -165,6 +165,12 @@ impl<'a> Edit<'a> {
         self.put(&self.keys.inode(ino), inode);
     }
 
+    /// Writes an inode of which only the access time is another. Who keeps its
+    /// attributes is not told (docs/adr/0025-access-times.md).
+    pub(super) fn put_accessed(&mut self, ino: Ino, inode: &Inode) {
+        self.put(&self.keys.inode(ino), inode);
+    }
+
     /// Changes an inode that exists. Its change counter rises and its ctime
     /// is now, whatever `change` does.
     pub(super) fn update_inode(

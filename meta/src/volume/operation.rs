@@ -11,8 +11,8 @@ use super::context::Context;
 use super::edit::Edit;
 use super::numbers_ahead;
 use super::ops::{
-    attributes, commit, create, directory, extents, fallocate, link, lock, nameless, open, rename,
-    xattr,
+    access, attributes, commit, create, directory, extents, fallocate, link, lock, nameless, open,
+    rename, xattr,
 };
 use super::outcome::{Outcome, empty};
 use super::view::View;
@@ -46,6 +46,7 @@ pub(super) enum Mutation<'o> {
     Rename(&'o v1::Rename),
     Open(&'o v1::Open),
     Release(&'o v1::Release),
+    NoteAccess(&'o v1::NoteAccess),
     SetXattr(&'o v1::SetXattr),
     RemoveXattr(&'o v1::RemoveXattr),
     MintObjects(&'o v1::MintObjects),
@@ -92,6 +93,7 @@ impl<'o> Operation<'o> {
             Body::Rename(op) => M(Mutation::Rename(op)),
             Body::Open(op) => M(Mutation::Open(op)),
             Body::Release(op) => M(Mutation::Release(op)),
+            Body::NoteAccess(op) => M(Mutation::NoteAccess(op)),
             Body::SetXattr(op) => M(Mutation::SetXattr(op)),
             Body::RemoveXattr(op) => M(Mutation::RemoveXattr(op)),
             Body::MintObjects(op) => M(Mutation::MintObjects(op)),
@@ -159,6 +161,7 @@ impl<'o> Mutation<'o> {
             Mutation::Rename(op) => Touch::Two(&op.parent, &op.new_parent),
             Mutation::Open(op) => Touch::One(&op.handle),
             Mutation::Release(op) => Touch::Own(&op.handle),
+            Mutation::NoteAccess(op) => Touch::One(&op.handle),
             Mutation::SetXattr(op) => Touch::One(&op.handle),
             Mutation::RemoveXattr(op) => Touch::One(&op.handle),
             Mutation::MintObjects(_) | Mutation::MintInodes(_) => Touch::Nothing,
@@ -201,6 +204,7 @@ impl<'o> Mutation<'o> {
             Mutation::Unlink(_)
             | Mutation::Rename(_)
             | Mutation::Open(_)
+            | Mutation::NoteAccess(_)
             | Mutation::RemoveXattr(_) => Room::Low,
             Mutation::SetLock(op) => match op.lock {
                 Some(lock) if lock.kind == v1::LockKind::Unlock as i32 => Room::Out,
@@ -247,6 +251,7 @@ impl<'o> Mutation<'o> {
             }
             Mutation::Open(op) => open::open(ctx, edit, &within.one()?, op),
             Mutation::Release(op) => open::release(ctx, edit, within.own()?, op),
+            Mutation::NoteAccess(op) => access::note(ctx, edit, &within.one()?, op),
             Mutation::SetXattr(op) => xattr::set(ctx, edit, &within.one()?, op),
             Mutation::RemoveXattr(op) => xattr::remove(ctx, edit, &within.one()?, op),
             Mutation::MintObjects(op) => extents::mint(ctx, edit, op),

@@ -1,6 +1,7 @@
 //! The operations. Each gets what it touches already decided
 //! ([`super::confine`]) and answers inside its transaction.
 
+pub(super) mod access;
 pub(super) mod acl;
 pub(super) mod attributes;
 pub(super) mod commit;

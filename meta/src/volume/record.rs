@@ -132,6 +132,10 @@ pub(super) struct Inode {
     /// link(2) may give it one, as to no other inode without links.
     #[prost(bool, tag = "21")]
     pub(super) linkable: bool,
+    /// When utimensat(2) has set `atime`: readings of before count no more,
+    /// whenever meta hears of them.
+    #[prost(message, optional, tag = "22")]
+    pub(super) atime_set_at: Option<Timestamp>,
 }
 
 /// Access control lists, see [`super::acl::Acl::encode`]; empty = none.

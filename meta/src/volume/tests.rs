@@ -1,5 +1,6 @@
 //! Tests of the volume through [`super::Volume::execute`], on each engine.
 
+mod accesses;
 mod acl;
 mod basic;
 mod confinement;

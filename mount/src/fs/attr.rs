@@ -61,7 +61,7 @@ impl FileSystem {
         };
         let told = self.told(&handle, attr, asked);
         let looks_the_same = self.inodes.attributes_told(ino, &told.attr);
-        self.lists_told(&told);
+        self.remember_told(&told);
         if let Some(data) = self.data.get(self.inodes.meta_ino(ino))
             && data.pages_are_stale()
         {
@@ -133,6 +133,7 @@ impl FileSystem {
                 kept.ttl = Duration::ZERO;
             }
         }
+        self.accesses.show(ino, &mut attr, asked.at);
         attr.ino = ino;
         Attributes { attr, kept, name_kept: Kept::default() }
     }
@@ -214,9 +215,12 @@ impl FileSystem {
         if let Some(data) = &data {
             data.own_change(&attr);
         }
+        if request.atime.is_some() {
+            self.accesses.forget(ino);
+        }
         let told = self.told(&handle, attr, Asked { at, stamp: change.answered() });
         self.inodes.attributes_told(ino, &told.attr);
-        self.lists_told(&told);
+        self.remember_told(&told);
         if request.mode.is_some() && told.attr.access_acl {
             self.list_closes_names(ino, told.attr.mode);
         }

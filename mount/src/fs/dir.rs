@@ -85,12 +85,24 @@ impl FileSystem {
     ) -> Result<()> {
         self.ready().await?;
         let dir = self.handles.dir(fh)?;
+        self.give_page(who, &dir, (offset, plus), sink).await?;
+        self.was_read(who, dir.ino, &dir.handle);
+        Ok(())
+    }
+
+    async fn give_page(
+        &self,
+        who: Requester,
+        dir: &OpenDir,
+        (offset, plus): (u64, bool),
+        sink: &mut impl DirSink,
+    ) -> Result<()> {
         let mut stream = dir.stream.lock().await;
         if offset == 0 {
             // rewinddir(3): see what the directory holds now.
             *stream = DirStream::default();
         }
-        if !self.add_dots(&dir, offset, sink) {
+        if !self.add_dots(dir, offset, sink) {
             return Ok(());
         }
         let mut cookie = offset.saturating_sub(AFTER_DOT_DOT);
@@ -98,13 +110,13 @@ impl FileSystem {
             let index = match stream.position(cookie, plus) {
                 Some(index) => index,
                 None => {
-                    self.fetch_page(who, &dir, cookie, plus, &mut stream).await?;
+                    self.fetch_page(who, dir, cookie, plus, &mut stream).await?;
                     0
                 }
             };
             let fresh = stream.entries.get(index..).unwrap_or_default();
             for entry in fresh {
-                if !self.add_entry(&dir, &stream, entry, plus, sink) {
+                if !self.add_entry(dir, &stream, entry, plus, sink) {
                     return Ok(());
                 }
                 cookie = entry.cookie;
@@ -184,7 +196,7 @@ impl FileSystem {
         let taken = sink.add(&item);
         if taken && let Some(told) = &found {
             self.inodes.found(&told.attr, handle, dir.ino);
-            self.lists_told(told);
+            self.remember_told(told);
         }
         taken
     }

@@ -79,6 +79,7 @@ impl FileSystem {
         }
         self.trust(&data, ino, attr, asked);
         self.may_buffer(&data, ino, attr, asked);
+        self.times_answered(ino, attr, asked);
         let keep = self.inodes.keep_cache(ino, attr.change);
         let mode = match (flags & O_DIRECT != 0, keep) {
             (true, _) => OpenMode::Direct,
@@ -108,6 +109,7 @@ impl FileSystem {
                 handle: file.handle.to_vec(),
                 lock_owner,
                 locks_only: true,
+                accessed: None,
             };
             self.session.call(caller, Body::Release(release)).await?;
         }
@@ -127,7 +129,8 @@ impl FileSystem {
         }
         for lock_owner in self.locks.take_posix_of(fh) {
             let (open_id, handle) = (file.open_id, file.handle.to_vec());
-            let release = v1::Release { open_id, handle, lock_owner, locks_only: true };
+            let release =
+                v1::Release { open_id, handle, lock_owner, locks_only: true, accessed: None };
             release_open(&self.session, release).await;
         }
         let had_flock = flock_owner != 0 && self.locks.take_flock(file.ino, flock_owner);
@@ -136,7 +139,9 @@ impl FileSystem {
             handle: file.handle.to_vec(),
             lock_owner: if had_flock { flock_owner } else { 0 },
             locks_only: false,
+            accessed: self.access_to_tell(&file),
         };
+        let (accesses, ino) = (Arc::clone(&self.accesses), file.ino);
         self.data.closed(self.inodes.meta_ino(file.ino));
         if file.data.is_left_dirty() {
             // Meta takes the right to what is still here with the open, which
@@ -150,11 +155,15 @@ impl FileSystem {
                     tracing::debug!(code = %error.code(), "unlock was not answered: {error}");
                 }
                 file.data.until_clean().await;
+                let accessed = release.accessed;
                 release_open(&session, release).await;
+                accesses.told(ino, accessed);
             });
             return;
         }
+        let accessed = release.accessed;
         release_open(&self.session, release).await;
+        accesses.told(ino, accessed);
     }
 
     /// fsync(2), fdatasync(2).

@@ -187,7 +187,7 @@ impl FileSystem {
         let of_name = Asked { stamp: asked.stamp.after_own(own), ..asked };
         found.name_kept = self.keep_name(millis, (parent, name), of_name);
         self.inodes.found(&found.attr, handle, parent);
-        self.lists_told(&found);
+        self.remember_told(&found);
         Some(Created { found, opened })
     }
 
@@ -226,9 +226,12 @@ impl FileSystem {
             now,
         };
         let attr = data.set_held(&set)?;
+        if set.atime.is_some() {
+            self.accesses.forget(ino);
+        }
         let told = self.told(&self.inodes.handle(ino).ok()?, attr, asked);
         self.inodes.attributes_told(ino, &told.attr);
-        self.lists_told(&told);
+        self.remember_told(&told);
         Some(told)
     }
 

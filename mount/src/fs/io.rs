@@ -52,6 +52,9 @@ impl FileSystem {
         // The answer may come from a cache, and the right to it may have
         // ended meanwhile.
         self.ready().await?;
+        if size > 0 {
+            self.file_was_read(&file);
+        }
         Ok(data)
     }
 

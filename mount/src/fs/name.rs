@@ -118,7 +118,7 @@ impl FileSystem {
         let mut found = self.told(&handle, attr, told.of_inode);
         found.name_kept = self.name_kept(entry.name_cache_millis, told.place, told.of_name);
         self.inodes.found(&found.attr, handle, told.place.0);
-        self.lists_told(&found);
+        self.remember_told(&found);
         Ok(found)
     }
 
@@ -301,7 +301,7 @@ impl FileSystem {
         self.whole.adding(from.0, from.1);
         self.whole.changing_any();
         // The inode that moves is not named.
-        let _change = self.freshness.change_any();
+        let _change = self.freshness.change_any(&[from.0, to.0]);
         // The kernel takes the time for which it may keep a name along when it
         // moves the name: a recall has to find it where it is then.
         let exchange = flags & RENAME_EXCHANGE != 0;
@@ -343,8 +343,10 @@ impl FileSystem {
     /// # Errors
     /// `FS_INVALID` when it is not a symbolic link, and meta's.
     pub async fn readlink(&self, who: Requester, ino: u64) -> Result<Bytes> {
-        let handle = self.inodes.handle(ino)?.to_vec();
-        let got = self.call_open(who, Body::ReadLink(v1::ReadLink { handle })).await?;
-        reply::bytes(got)
+        let handle = self.inodes.handle(ino)?;
+        let read = v1::ReadLink { handle: handle.to_vec() };
+        let target = reply::bytes(self.call_open(who, Body::ReadLink(read)).await?)?;
+        self.was_read(who, ino, &handle);
+        Ok(target)
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn is_mutation(body: &Body) -> bool {
         | Body::Rename(_)
         | Body::Open(_)
         | Body::Release(_)
+        | Body::NoteAccess(_)
         | Body::SetXattr(_)
         | Body::RemoveXattr(_)
         | Body::MintObjects(_)
@@ -59,6 +60,7 @@ pub(super) fn needs_writable(body: &Body) -> bool {
         | Body::MintInodes(_)
         | Body::CommitData(_)
         | Body::AcquireWrite(_)
+        | Body::NoteAccess(_)
         | Body::Fallocate(_) => true,
         Body::Release(_)
         | Body::SetLock(_)

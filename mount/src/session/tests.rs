@@ -328,6 +328,7 @@ fn what_a_read_only_mount_refuses_itself() {
         (Body::MakeNameless(v1::MakeNameless::default()), true),
         (Body::CommitData(v1::CommitData::default()), true),
         (Body::Release(v1::Release::default()), false),
+        (Body::NoteAccess(v1::NoteAccess::default()), true),
         (Body::GetAttr(v1::GetAttr::default()), false),
     ] {
         assert_eq!(needs_writable(&body), refused, "{body:?}");

@@ -88,6 +88,7 @@ pub(in crate::volume) fn set_attr(
         }
         if let Some(time) = times.atime {
             inode.atime = Some(time.unwrap_or(now));
+            inode.atime_set_at = Some(now);
         }
         if let Some(time) = times.mtime {
             inode.mtime = Some(time.unwrap_or(now));

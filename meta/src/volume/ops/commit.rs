@@ -63,7 +63,7 @@ pub(in crate::volume) fn commit_data(
     inode.size = inode.size.max(op.min_size);
     inode.mode = mode_after_write(&inode, &ctx.who);
     capability::fall(edit, (ino, &mut inode))?;
-    inode.mtime = Some(modified_at(edit, op.mtime));
+    inode.mtime = Some(not_later_than_now(edit, op.mtime));
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, &inode);
     let answer = reply::Result::Attr(attr(ino, &inode));
@@ -87,16 +87,16 @@ pub(super) fn first_contents(
     contents::set_inline(edit, (ino, inode), Some(contents))?;
     need_space(ctx, edit)?;
     inode.size = u64::from(len);
-    inode.mtime = Some(modified_at(edit, mtime));
+    inode.mtime = Some(not_later_than_now(edit, mtime));
     inode.contents_changed(edit.stamp());
     edit.put_inode(ino, inode);
     Ok(())
 }
 
-/// The client's time of the write, never later than now.
-fn modified_at(edit: &Edit<'_>, mtime: Option<v1::Timestamp>) -> v1::Timestamp {
+/// The client's time of the write or reading, never later than now.
+pub(super) fn not_later_than_now(edit: &Edit<'_>, at: Option<v1::Timestamp>) -> v1::Timestamp {
     let now = edit.stamp();
-    match mtime {
+    match at {
         Some(at)
             if at.nanos < 1_000_000_000 && (at.seconds, at.nanos) < (now.seconds, now.nanos) =>
         {

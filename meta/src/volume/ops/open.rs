@@ -5,6 +5,7 @@ use flexfs_common::{Code, Result};
 use flexfs_proto::v1;
 use flexfs_proto::v1::reply;
 
+use super::access;
 use super::attributes::need_write_open;
 use crate::volume::attr::attr;
 use crate::volume::confine::Reached;
@@ -33,6 +34,11 @@ const OPENS_MAX: usize = 4096;
 /// May this open write?
 pub(in crate::volume) fn writes(flags: u32) -> bool {
     matches!(flags & O_ACCMODE, O_WRONLY | O_RDWR)
+}
+
+/// May this open read?
+fn reads(flags: u32) -> bool {
+    flags & O_ACCMODE != O_WRONLY
 }
 
 pub(in crate::volume) fn open(
@@ -159,6 +165,9 @@ pub(in crate::volume) fn release(
         && let Some(row) = edit.view().open_row(session, op.open_id)?
         && row.ino == ino.0
     {
+        if let Some(at) = op.accessed.filter(|_| reads(row.flags)) {
+            access::by_release(ctx, edit, &op.handle, at)?;
+        }
         inodes::end_open(edit, session, op.open_id, ino, ctx.settings.retention)?;
         if !edit.view().held_open_by(ino, session)? {
             edit.effects.closed.push((session, ino));

@@ -84,6 +84,7 @@ fn every_operation(handle: &[u8], own: &[u8]) -> Vec<Body> {
         Body::Fallocate(v1::Fallocate { handle: handle.clone(), ..Default::default() }),
         Body::GetLock(v1::GetLock { handle: handle.clone(), lock }),
         Body::SetLock(v1::SetLock { handle: handle.clone(), lock, wait: false }),
+        Body::NoteAccess(v1::NoteAccess { handle: handle.clone(), at: None }),
         Body::Access(v1::Access { handle, mask: 0 }),
     ]
 }

@@ -98,7 +98,13 @@ fn a_downgrade_and_a_close_let_others_in() {
         finish(reader).unwrap();
         let mut writer = waits(&two, &theirs, lock(LockKind::Write, 1, 0, 99));
         assert!(!is_ready(&mut writer));
-        let flush = v1::Release { open_id, handle: mine.clone(), lock_owner: 1, locks_only: true };
+        let flush = v1::Release {
+            open_id,
+            handle: mine.clone(),
+            lock_owner: 1,
+            locks_only: true,
+            accessed: None,
+        };
         one.call(Body::Release(flush)).unwrap();
         finish(writer).unwrap();
         one.write_inline(&mine, open_id, b"the open stays").unwrap();
