@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use flexfs_tests::files::Noise;
 use flexfs_tests::process::COMMAND;
+use flexfs_tests::tools::big;
 use flexfs_tests::{Cluster, Mount, Run, within};
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
@@ -325,7 +326,7 @@ fn a_mapped_page_is_gone_after_the_cut() {
 }
 
 #[test]
-fn revoke_cuts_active_readers_within_a_second_in_each_of_20_tries() {
+fn revoke_cuts_active_readers_within_a_second_each_time() {
     let _one = one_at_a_time();
     let cluster = Cluster::start();
     let full = cluster.volume("shared");
@@ -333,7 +334,7 @@ fn revoke_cuts_active_readers_within_a_second_in_each_of_20_tries() {
     fill(&other, 4000);
     let undisturbed = bystander(&other);
     let mut delays = Vec::new();
-    for _try in 0..20 {
+    for _try in 0..if big() { 20 } else { 8 } {
         let token = cluster.volume_token("shared", &[]);
         let mount = cluster.mount("shared", &token);
         let held = Held::new(&mount);

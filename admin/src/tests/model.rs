@@ -545,7 +545,7 @@ fn run(kind: Kind, calls: &[Call]) {
 }
 
 fn cases() -> u32 {
-    std::env::var("FLEXFS_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+    std::env::var("FLEXFS_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(8)
 }
 
 proptest! {

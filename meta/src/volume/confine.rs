@@ -62,6 +62,7 @@ impl Reached {
 
 /// What an operation may touch.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per operation, handed on at once")]
 pub(super) enum Admitted {
     Nothing,
     One(Reached),
