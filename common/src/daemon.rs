@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{Code, Error, Result, home, wire};
 
@@ -235,20 +236,32 @@ fn open_lock(path: &Path) -> Result<fs::File> {
         .map_err(|e| lock_failed(path).caused_by(e))
 }
 
-/// Ends when SIGTERM or SIGINT arrives.
-///
-/// # Errors
-/// `INTERNAL` when the handlers cannot be installed.
-pub async fn termination() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let install = |kind| signal(kind).map_err(|e| Error::bare(Code::Internal).caused_by(e));
-    let (mut term, mut int) =
-        (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// SIGTERM and SIGINT, from when this is made: before anybody is told that the
+/// daemon is ready, or one that comes right then ends it unclean.
+#[derive(Debug)]
+pub struct Termination {
+    term: Signal,
+    int: Signal,
+}
+
+impl Termination {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// `INTERNAL` when they cannot be installed.
+    pub fn install() -> Result<Termination> {
+        let install = |kind| signal(kind).map_err(|e| Error::bare(Code::Internal).caused_by(e));
+        let (term, int) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
+        Ok(Termination { term, int })
     }
-    Ok(())
+
+    /// Ends when one has arrived.
+    pub async fn arrived(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flexfs_auth::creds::Credentials;
 use flexfs_auth::token::Token;
-use flexfs_common::daemon::{self, RunFile, RunInfo};
+use flexfs_common::daemon::{self, RunFile, RunInfo, Termination};
 use flexfs_common::home::Home;
 use flexfs_common::size::Size;
 use flexfs_common::{Code, Error, Result, limits};
@@ -65,6 +65,7 @@ struct Live {
     notices: mpsc::Receiver<Notice>,
     /// Ends when the kernel's connection has.
     gone: oneshot::Receiver<()>,
+    termination: Termination,
 }
 
 /// Mounts and serves until the end. `arguments.dir` is absolute.
@@ -200,6 +201,8 @@ async fn mount(
         flags: in_force,
         owner_only: arguments.owner_only,
     };
+    // From here on a signal ends the mount as it should.
+    let termination = Termination::install()?;
     let connection = ConnectionSettings { posix_acl: fs.kernel_checks_lists() };
     let (served, runtime) = (Arc::clone(&fs), tokio::runtime::Handle::current());
     let (mounted, connection) = blocking(move || {
@@ -240,6 +243,7 @@ async fn mount(
         calls,
         notices,
         gone,
+        termination,
     };
     Ok((live, call))
 }
@@ -287,17 +291,10 @@ async fn announce(
 impl Live {
     /// Serves until something ends the mount.
     async fn serve(&mut self) -> End {
-        let signal = daemon::termination();
-        tokio::pin!(signal);
         let (mut listening, mut callable) = (true, true);
         loop {
             tokio::select! {
-                outcome = &mut signal => {
-                    if let Err(error) = outcome {
-                        tracing::error!("signals are not heard: {}", error.with_causes());
-                    }
-                    return End::Signal;
-                }
+                () = self.termination.arrived() => return End::Signal,
                 _ = &mut self.gone => return End::Unmounted,
                 call = self.calls.recv(), if callable => match call {
                     Some((control::Command::Stop, back)) => return End::Asked(back),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use flexfs_common::daemon::{self, RunFile, RunInfo};
+use flexfs_common::daemon::{self, RunFile, RunInfo, Termination};
 use flexfs_common::home::Home;
 use flexfs_common::tls::ServerCertificate;
 use flexfs_common::{Code, Error, Result, limits, telemetry};
@@ -84,6 +84,7 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
         tracing::warn!("listening without TLS: tokens can be read on the way");
     }
     let address = server.address();
+    let mut termination = Termination::install()?;
     run_file.publish(&RunInfo { pid: std::process::id(), address: address.to_string(), no_ssl })?;
     tracing::info!(%address, database = store.kind().name(), ca = %ca.fingerprint(), "admin serves");
     let serving = tokio::spawn(server.serve(service, stop.clone()));
@@ -91,7 +92,7 @@ async fn serve(settings: Settings, run_file: RunFile) -> Result<()> {
     // Only systemd listens, if anybody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let outcome = tokio::select! {
-        outcome = daemon::termination() => outcome,
+        () = termination.arrived() => Ok(()),
         error = verify.peppers().superseded(&store) => {
             verify.stop_renewing();
             Err(error)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flexfs_auth::creds::Credentials;
-use flexfs_common::daemon::{self, RunFile, RunInfo};
+use flexfs_common::daemon::{self, RunFile, RunInfo, Termination};
 use flexfs_common::tls::ServerCertificate;
 use flexfs_common::{Code, Error, Kind, Result, limits, telemetry};
 
@@ -109,12 +109,13 @@ async fn serve(settings: Settings, run: RunFile) -> Result<()> {
     let serving = tokio::spawn(bound.serve(Arc::clone(&service), certificate));
     let info =
         RunInfo { pid: std::process::id(), address: address.to_string(), no_ssl: settings.no_ssl };
+    let mut termination = Termination::install()?;
     run.publish(&info)?;
     daemon::ready()?;
     // Only systemd listens, and only if it started us.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(%address, server = %service.server_id, "serving");
-    daemon::termination().await?;
+    termination.arrived().await;
     tracing::info!("stopping");
     service.stop.cancel();
     for (task, name) in
