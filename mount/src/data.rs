@@ -44,6 +44,7 @@ mod write;
 use blocks::Blocks;
 use budget::Budget;
 use file::FileState;
+pub use file::Stale;
 use flush::How;
 use held::HeldFiles;
 pub use held::{HeldFile, SetHeld, Which};
@@ -127,17 +128,14 @@ pub struct FileData {
 #[derive(Debug)]
 pub struct RecalledPages {
     file: Arc<FileData>,
-    era: u64,
+    stale: Stale,
 }
 
 impl RecalledPages {
     /// The kernel has dropped them all. What has become old since then it may
     /// still have.
     pub fn dropped(self) {
-        let mut state = self.file.state.lock();
-        if state.era == self.era {
-            state.pages_stale = false;
-        }
+        self.file.pages_dropped(self.stale);
     }
 }
 
@@ -312,13 +310,13 @@ impl DataPlane {
     /// are gone.
     pub fn recall(&self, ino: Ino) -> Option<RecalledPages> {
         let file = self.get(ino)?;
-        let era = {
+        let stale = {
             let mut state = file.state.lock();
             state.forget();
-            state.pages_stale = true;
-            state.era
+            state.pages.are_old();
+            state.pages.stale()
         };
-        Some(RecalledPages { file, era })
+        stale.map(|stale| RecalledPages { file, stale })
     }
 
     /// The right to buffer writes is taken back, of files or of all, and that to
@@ -344,7 +342,7 @@ impl DataPlane {
         for file in files {
             let mut state = file.state.lock();
             state.forget();
-            state.pages_stale = true;
+            state.pages.are_old();
         }
     }
 
@@ -422,15 +420,16 @@ impl FileData {
         self.state.lock().mtime
     }
 
-    /// May the kernel's pages of the file be older than what meta has?
+    /// May the kernel's pages of the file be older than what meta has? To be
+    /// asked before they are dropped.
     #[must_use]
-    pub fn pages_are_stale(&self) -> bool {
-        self.state.lock().pages_stale
+    pub fn stale_pages(&self) -> Option<Stale> {
+        self.state.lock().pages.stale()
     }
 
-    /// The kernel has dropped its pages of the file.
-    pub fn pages_dropped(&self) {
-        self.state.lock().pages_stale = false;
+    /// The kernel has dropped its pages of the file since that was asked.
+    pub fn pages_dropped(&self, stale: Stale) {
+        self.state.lock().pages.dropped(stale);
     }
 
     /// An operation of this mount has changed the attributes to these; if

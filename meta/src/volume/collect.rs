@@ -77,14 +77,16 @@ impl Volume {
     }
 
     /// Lets go of all locks of a silent session. Its count of losses is written
-    /// with the first of them, so that it is told whenever it comes back.
-    fn lose_locks(&self, session: &Session) -> Result<()> {
+    /// with them, so that it is told whenever it comes back.
+    pub(super) fn lose_locks(&self, session: &Session) -> Result<()> {
         let held = self.keys.locks_of_session(session.id);
         let mut left = self.with_view(|view| view.any(&held))?;
         let mut counted = false;
         while left {
             self.change_alone(&mut |edit| {
-                if !counted && !session.loses_locks() {
+                // Cut, or heard, before this point of the commit order. Each
+                // step asks anew: what was locked since the last is not lost.
+                if !session.is_live() || !session.loses_locks() {
                     left = false;
                     return Ok(());
                 }

@@ -38,6 +38,10 @@ impl Volume {
         let Found { rows, opens, unheard } = self.find_sessions()?;
         let mut lost = unheard;
         for (id, row) in rows {
+            // A cut is final, whatever else is written.
+            if self.sessions.is_remembered(id) {
+                continue;
+            }
             match self.revive(id, &row) {
                 Ok(session) => {
                     let count = opens.get(&id).copied().unwrap_or(0);

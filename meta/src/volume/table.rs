@@ -67,6 +67,11 @@ impl SessionTable {
         self.inner.write().cut.insert(id, (code, at));
     }
 
+    /// Was it cut, as far as is remembered?
+    pub(super) fn is_remembered(&self, id: SessionId) -> bool {
+        self.inner.read().cut.contains_key(&id)
+    }
+
     /// The oldest of the cut sessions, if there are too many.
     pub(super) fn surplus(&self) -> Vec<SessionId> {
         let inner = self.inner.read();

@@ -36,6 +36,38 @@ pub(super) struct Writer {
     pub(super) open_id: u64,
 }
 
+/// The kernel's pages of the file.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    /// Somebody else changed the contents, or may have, since they were filled.
+    stale: bool,
+    /// How often that was noticed.
+    count: u64,
+}
+
+/// They were found to be old so often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale(u64);
+
+impl Pages {
+    pub(super) fn are_old(&mut self) {
+        self.stale = true;
+        self.count += 1;
+    }
+
+    pub(super) fn stale(&self) -> Option<Stale> {
+        self.stale.then_some(Stale(self.count))
+    }
+
+    /// All of them that were old then are gone; what has become old since may
+    /// still be there.
+    pub(super) fn dropped(&mut self, then: Stale) {
+        if then.0 == self.count {
+            self.stale = false;
+        }
+    }
+}
+
 /// The state behind the lock.
 #[derive(Debug)]
 pub(super) struct FileState {
@@ -73,9 +105,7 @@ pub(super) struct FileState {
     pub(super) turns: Turns,
     /// A background flush runs.
     pub(super) flushing: bool,
-    /// Somebody else changed the contents, or may have, since the kernel's
-    /// pages of the file were filled.
-    pub(super) pages_stale: bool,
+    pub(super) pages: Pages,
     /// The attributes after our last commit, until somebody else's come.
     pub(super) committed: Option<v1::Attr>,
     pub(super) pattern: Pattern,
@@ -107,7 +137,7 @@ impl FileState {
             failed_at: None,
             turns: Turns::default(),
             flushing: false,
-            pages_stale: false,
+            pages: Pages::default(),
             committed: None,
             pattern: Pattern::default(),
             right: WriteRight::default(),
@@ -124,7 +154,7 @@ impl FileState {
             let same = attr.change == self.change;
             if !same {
                 self.forget();
-                self.pages_stale = true;
+                self.pages.are_old();
             }
             self.adopt(attr);
         }
@@ -175,7 +205,7 @@ impl FileState {
             return false;
         }
         if told.change != self.change {
-            self.pages_stale = true;
+            self.pages.are_old();
             self.windows.clear();
             self.committed = None;
         }
@@ -255,7 +285,9 @@ impl FileState {
         match attr {
             Some(attr) if attr.change >= self.change => {
                 // Ours is one; more than one is others'.
-                self.pages_stale |= attr.change > self.change + 1;
+                if attr.change > self.change + 1 {
+                    self.pages.are_old();
+                }
                 self.adopt(&attr);
                 self.form = form;
                 self.committed = Some(attr);
@@ -263,7 +295,7 @@ impl FileState {
             // Somebody else's change is newer than ours.
             Some(_) | None => {
                 self.forget();
-                self.pages_stale = true;
+                self.pages.are_old();
             }
         }
     }

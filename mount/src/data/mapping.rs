@@ -172,8 +172,7 @@ impl FileData {
         let era = {
             let state = self.state.lock();
             let valid_until = state.valid_until.filter(|_| state.size_known);
-            let alone = state.held.is_some() || state.right.is_held();
-            if alone || valid_until.is_some_and(|until| until.left() > ahead) {
+            if state.held.is_some() || valid_until.is_some_and(|until| until.left() > ahead) {
                 return Ok(());
             }
             state.era

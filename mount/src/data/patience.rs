@@ -27,11 +27,12 @@ pub(super) struct Patience {
     again: Duration,
 }
 
-/// Of an upload of `len` bytes: never less than one request may take. Who was
-/// told by fsync and then closes is not held up for as long once more.
+/// Of an upload of `len` bytes: never less than one request may take. Always
+/// the same: a small one may have to wait for large ones that move, and only
+/// what has arrived whole tells that they do.
 pub(super) fn of_upload(len: usize) -> Patience {
-    let request = allowance(len);
-    Patience { first: limits::STORE_WAIT.max(request), again: request }
+    let wait = limits::STORE_WAIT.max(allowance(len));
+    Patience { first: wait, again: wait }
 }
 
 /// Of a download. The kernel asks anew, page by page, for what it was not given
@@ -114,7 +115,7 @@ mod tests {
         let since = Instant::now();
         arrivals.silent(since, Patience { first: short, again: short }).await;
         assert_eq!(arrivals.until(since, OF_DOWNLOAD), since + STALL);
-        assert_eq!(arrivals.until(since, of_upload(70_000)), since + allowance(70_000));
+        assert_eq!(arrivals.until(since, of_upload(0)), since + limits::STORE_WAIT);
         arrivals.arrived();
         assert!(arrivals.until(since, OF_DOWNLOAD) >= since + limits::STORE_WAIT);
     }

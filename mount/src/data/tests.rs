@@ -69,7 +69,7 @@ fn caller() -> v1::Caller {
 async fn write(file: &Arc<FileData>, offset: u64, data: &[u8]) {
     let data = Bytes::copy_from_slice(data);
     let length = u32::try_from(data.len()).unwrap();
-    assert_eq!(file.write(&caller(), OPEN, offset, data, false).await.unwrap(), length);
+    assert_eq!(file.write(&caller(), OPEN, Some(offset), data, None).await.unwrap(), length);
 }
 
 async fn flush(file: &Arc<FileData>) -> flexfs_common::Result<()> {
@@ -190,7 +190,7 @@ async fn what_another_mount_wrote_is_seen_by_the_next_read() {
         mount.write_elsewhere(&file, 0, &pattern(length, length)).await;
         assert_eq!(read_all(&file).await, pattern(length, length));
     }
-    let end = file.write(&caller(), OPEN, 0, Bytes::from_static(b"end"), true).await.unwrap();
+    let end = file.write(&caller(), OPEN, None, Bytes::from_static(b"end"), None).await.unwrap();
     assert_eq!(end, 3);
     flush(&file).await.unwrap();
     assert_eq!(mount.contents(&file)[2 * BLOCK..], *b"end");
@@ -297,7 +297,7 @@ async fn without_room_writers_are_told_and_nothing_hangs() {
     mount.server.world.lock().commit_failures = vec![Code::FsQuota; 1000];
     write(&file, 0, b"data").await;
     assert_eq!(flush(&file).await.unwrap_err().code(), Code::FsQuota);
-    let refused = file.write(&caller(), OPEN, 4, Bytes::from_static(b"more"), false).await;
+    let refused = file.write(&caller(), OPEN, Some(4), Bytes::from_static(b"more"), None).await;
     assert_eq!(refused.unwrap_err().code(), Code::FsQuota);
     assert!(mount.plane.usage().dirty_bytes > 0, "kept while somebody has it open");
     mount.plane.closed(file.ino());
@@ -362,7 +362,7 @@ async fn a_cut_loses_what_is_dirty_and_says_so() {
     assert!(matches!(mount.events.recv().await, Some(SessionEvent::Cut(_))));
     assert_eq!(flush(&file).await.unwrap_err().code(), Code::TokenRevoked);
     assert_eq!(file.read(0, 4).await.unwrap_err().code(), Code::TokenRevoked);
-    let refused = file.write(&caller(), OPEN, 0, Bytes::from_static(b"x"), false).await;
+    let refused = file.write(&caller(), OPEN, Some(0), Bytes::from_static(b"x"), None).await;
     assert_eq!(refused.unwrap_err().code(), Code::TokenRevoked);
     assert_eq!(mount.plane.discard_all(), 4);
     assert_eq!(mount.plane.usage().dirty_bytes, 0);
@@ -385,7 +385,7 @@ async fn what_is_dirty_when_the_mount_becomes_read_only_is_dropped_and_told() {
     write(&large, 0, &pattern(3, 100_000)).await;
     mount.server.change_flags(v1::Flags { ro: true, ..v1::Flags::default() });
     assert!(matches!(mount.events.recv().await, Some(SessionEvent::FlagsChanged(_))));
-    let refused = small.write(&caller(), OPEN, 0, Bytes::from_static(b"x"), false).await;
+    let refused = small.write(&caller(), OPEN, Some(0), Bytes::from_static(b"x"), None).await;
     assert_eq!(refused.unwrap_err().code(), Code::FsReadOnly);
     // What the daemon does then.
     assert_eq!(mount.plane.flush_all(false).await.unwrap_err().code(), Code::FsReadOnly);
@@ -487,7 +487,7 @@ async fn play(steps: Vec<Step>) {
             }
             Step::Append(length) => {
                 let data = pattern(number, length);
-                let written = file.write(&caller(), OPEN, 0, data.clone().into(), true).await;
+                let written = file.write(&caller(), OPEN, None, data.clone().into(), None).await;
                 assert_eq!(written.unwrap() as usize, length);
                 model.extend_from_slice(&data);
             }
@@ -635,7 +635,7 @@ async fn a_flush_that_is_dropped_half_way_loses_nothing() {
             let _ = futures::poll!(flush.as_mut());
         }
         let who = caller();
-        let write = file.write(&who, OPEN, 20, Bytes::from_static(b"!"), false);
+        let write = file.write(&who, OPEN, Some(20), Bytes::from_static(b"!"), None);
         tokio::time::timeout(Duration::from_secs(5), write).await.unwrap().unwrap();
         tokio::time::timeout(Duration::from_secs(5), flush(&file)).await.unwrap().unwrap();
         let got = mount.contents(&file);

@@ -22,32 +22,33 @@ const APPEND_PAUSE: Duration = Duration::from_millis(20);
 
 impl FileData {
     /// Buffers a write; waits when too much is dirty, and for the commit when
-    /// meta does not let this mount buffer. `append` writes at the present end
-    /// of file and ignores `offset`. Returns the bytes written.
+    /// meta does not let this mount buffer. Without an offset (`at`) it writes
+    /// at the present end of file. `lock_losses`: who writes under a lock does not
+    /// after all locks were lost once more. Returns the bytes written.
     ///
     /// # Errors
-    /// `FS_READ_ONLY`, `FS_TOO_BIG`, `FS_NO_SPACE` or `FS_QUOTA` while what is buffered finds
+    /// `LOCK_LOST`, `FS_READ_ONLY`, `FS_TOO_BIG`, `FS_NO_SPACE` or `FS_QUOTA` while what is buffered finds
     /// no room, the session's, `FS_IO` when nothing can be written back.
     pub async fn write(
         self: &Arc<Self>,
         caller: &v1::Caller,
         open_id: u64,
-        offset: u64,
+        at: Option<u64>,
         data: Bytes,
-        append: bool,
+        lock_losses: Option<u64>,
     ) -> Result<u32> {
         let length = u32::try_from(data.len())
             .map_err(|_| Error::new(Code::FsInvalid, "a write of 4 GiB or more"))?;
         self.core.session.wait_ready().await?;
         self.core.session.check_writable()?;
         let writer = Writer { caller: caller.clone(), open_id };
-        let mut at = (!append).then_some(offset);
-        let (mut rest, mut waits) = (data, false);
+        let (mut at, mut rest, mut waits) = (at, data, false);
         while !rest.is_empty() {
             let part = rest.split_to(rest.len().min(self.core.budget.chunk_max()));
             self.core.budget.charge(part.len(), &self.core.session, &self.core.flusher).await?;
             let charge = Charge { file: self, bytes: part.len() };
-            let buffered = self.buffer_with_right(charge, &writer, at, &part).await?;
+            let buffered =
+                self.buffer_with_right(charge, (&writer, lock_losses), at, &part).await?;
             at = Some(buffered.end);
             waits |= buffered.waits;
         }
@@ -62,7 +63,7 @@ impl FileData {
     async fn buffer_with_right(
         self: &Arc<Self>,
         mut charge: Charge<'_>,
-        writer: &Writer,
+        (writer, lock_losses): (&Writer, Option<u64>),
         at: Option<u64>,
         part: &[u8],
     ) -> Result<Buffered> {
@@ -71,6 +72,11 @@ impl FileData {
             {
                 let _writing = self.writing.read().await;
                 let granted = self.want_right(&writer.caller, writer.open_id).await?;
+                // A right that was waited for across a loss is a new one.
+                let losses = self.core.session.lock_losses();
+                if lock_losses.is_some_and(|before| before < losses) {
+                    return Err(Error::bare(Code::LockLost));
+                }
                 if at.is_none() && !self.size_is_sure() {
                     self.revalidate(&(0..0)).await?;
                 }

@@ -63,7 +63,7 @@ impl FileSystem {
         let looks_the_same = self.inodes.attributes_told(ino, &told.attr);
         self.remember_told(&told);
         if let Some(data) = self.data.get(self.inodes.meta_ino(ino))
-            && data.pages_are_stale()
+            && let Some(stale) = data.stale_pages()
         {
             if looks_the_same && fh.is_none() {
                 // Nobody is about to read: the kernel checks permissions or
@@ -75,7 +75,7 @@ impl FileSystem {
                 self.drop_old_pages(ino).await;
             }
             // Else the kernel drops them itself when it has this answer.
-            data.pages_dropped();
+            data.pages_dropped(stale);
         }
         Ok(told)
     }
@@ -127,7 +127,7 @@ impl FileSystem {
                 attr.mtime = Some(mtime);
                 attr.ctime = Some(mtime);
             }
-            if !data.is_clean() || data.pages_are_stale() {
+            if !data.is_clean() || data.stale_pages().is_some() {
                 // They change once more when the data is committed; and while
                 // the kernel asks before it reads, its old pages can go first.
                 kept.ttl = Duration::ZERO;
@@ -193,6 +193,9 @@ impl FileSystem {
         let data = self.data.get(self.inodes.meta_ino(ino));
         if let Some(data) = &data {
             data.flush(&caller, open_id, false).await?;
+            if let Some(fh) = request.fh {
+                self.check_locks(fh)?;
+            }
         }
         let at = BootTime::now();
         let change = self.freshness.change(&[ino]);

@@ -80,6 +80,7 @@ impl FileSystem {
         self.trust(&data, ino, attr, asked);
         self.may_buffer(&data, ino, attr, asked);
         self.times_answered(ino, attr, asked);
+        let stale = data.stale_pages();
         let keep = self.inodes.keep_cache(ino, attr.change);
         let mode = match (flags & O_DIRECT != 0, keep) {
             (true, _) => OpenMode::Direct,
@@ -88,7 +89,9 @@ impl FileSystem {
         };
         if matches!(mode, OpenMode::Fresh | OpenMode::KeepCache) {
             // Dropped by this open, or those of the same contents.
-            data.pages_dropped();
+            if let Some(stale) = stale {
+                data.pages_dropped(stale);
+            }
         }
         let fh = self.handles.add_file(OpenFile { ino, handle, open_id, flags, data });
         Opened { fh, mode }

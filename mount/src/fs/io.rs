@@ -64,15 +64,17 @@ impl FileSystem {
     /// The data plane's.
     pub async fn write(&self, who: Requester, request: WriteRequest) -> Result<u32> {
         self.ready().await?;
+        let mut losses = None;
         if !request.from_mapping {
+            losses = self.lock_losses_of(request.fh);
             self.check_locks(request.fh)?;
         }
         let file = self.handles.file(request.fh)?;
         let caller = who.without_groups();
         let append = request.flags & O_APPEND != 0 && !request.from_mapping;
+        let at = (!append).then_some(request.offset);
         let expected_end = request.offset.saturating_add(request.data.len() as u64);
-        let written =
-            file.data.write(&caller, file.open_id, request.offset, request.data, append).await?;
+        let written = file.data.write(&caller, file.open_id, at, request.data, losses).await?;
         if append && file.data.local_size().is_some_and(|size| size != expected_end) {
             self.drop_pages(&file);
         }
@@ -110,6 +112,7 @@ impl FileSystem {
         let file = self.handles.file(fh)?;
         let caller = who.without_groups();
         file.data.flush(&caller, file.open_id, false).await?;
+        self.check_locks(fh)?;
         let _change = self.freshness.change(&[file.ino]);
         let body = Body::Fallocate(v1::Fallocate {
             handle: file.handle.to_vec(),

@@ -130,6 +130,19 @@ impl LockTable {
         before.is_none()
     }
 
+    /// This owner has unlocked everything, when all locks had been lost so often:
+    /// there is nothing that it can have lost before.
+    fn holds_nothing(&self, key: &Key, losses: u64) {
+        if let Some(locked) = self.owners.lock().all.get_mut(key) {
+            locked.losses = losses;
+        }
+    }
+
+    /// Is a lock held through this open, as far as is known here?
+    fn is_used(&self, fh: u64) -> bool {
+        self.owners.lock().by_open.contains_key(&fh)
+    }
+
     /// Has this owner lost a lock, and not unlocked since?
     fn has_lost(&self, ino: u64, lock: &LockRequest, losses: u64) -> bool {
         let owners = self.owners.lock();
@@ -245,9 +258,6 @@ impl FileSystem {
                 // grant must find it.
                 guard.key = Some((file.ino, request.owner, request.flock));
             }
-        } else if has_lost && request.is_of_everything() {
-            // From here on it knows. What it may hold in spite of that goes now.
-            self.locks.remove(&(file.ino, request.owner, request.flock));
         }
         let body = Body::SetLock(v1::SetLock {
             handle: file.handle.to_vec(),
@@ -259,6 +269,9 @@ impl FileSystem {
         let outcome = self.call_open(who, body).await;
         if outcome.is_ok() {
             guard.key = None;
+            if request.kind == v1::LockKind::Unlock && request.is_of_everything() {
+                self.locks.holds_nothing(&(file.ino, request.owner, request.flock), losses);
+            }
         }
         outcome.map(reply::done)
     }
@@ -274,6 +287,12 @@ impl FileSystem {
             true => Err(lost()),
             false => Ok(()),
         }
+    }
+
+    /// How often all locks have been lost, if one is held through this open:
+    /// what is done there must not be done after the next loss.
+    pub(super) fn lock_losses_of(&self, fh: u64) -> Option<u64> {
+        self.locks.is_used(fh).then(|| self.session.lock_losses())
     }
 
     /// A wait was given up (its future dropped). The grant may have been on
@@ -388,5 +407,8 @@ mod tests {
         assert!(table.take_posix(5, 1));
         table.add(5, &request(1, false), (8, 1));
         assert!(!table.has_lost_through(8, 1) && table.has_lost_through(8, 2));
+        // Who has unlocked has nothing to lose.
+        table.holds_nothing(&(5, 1, false), 2);
+        assert!(!table.has_lost_through(8, 2) && table.has_lost_through(8, 3));
     }
 }

@@ -45,7 +45,7 @@ impl FileSystem {
         let opened = self.register_open(ino, grant, &attr);
         let found = self.told(&handle, attr, asked);
         self.inodes.found(&found.attr, handle, dir);
-        self.lists_told(&found);
+        self.remember_told(&found);
         Ok(Created { found, opened })
     }
 }

@@ -4,14 +4,13 @@
 //! lease, and it grants none while others change the file often. So each file
 //! is looked at again, in time: then its right goes on, or its pages go.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flexfs_common::Code;
-use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::FileSystem;
 
@@ -25,14 +24,15 @@ const AHEAD: Duration = Duration::from_secs(3);
 /// some hundred times a second. Mappings of others follow when they are opened
 /// again, and within a lease of having been read.
 const FILES_MAX: usize = 4096;
-/// Questions at once.
-const PARALLEL: usize = 32;
+/// Looks at once. One may take long: the file's writer was killed, or its pages
+/// are being read from a store that does not answer.
+const PARALLEL: usize = 256;
 
 /// The open files whose pages the kernel may have.
 #[derive(Debug, Default)]
 pub(super) struct ReadPages {
-    /// The kernel's numbers.
-    inos: Mutex<HashSet<u64>>,
+    /// The kernel's numbers, and whether a look is under way.
+    inos: Mutex<HashMap<u64, bool>>,
     wake: Notify,
 }
 
@@ -40,11 +40,11 @@ impl ReadPages {
     /// The kernel is about to be given pages of an open file.
     pub(super) fn read(&self, ino: u64) {
         let mut inos = self.inos.lock();
-        if inos.contains(&ino) || inos.len() >= FILES_MAX {
+        if inos.contains_key(&ino) || inos.len() >= FILES_MAX {
             return;
         }
         let first = inos.is_empty();
-        inos.insert(ino);
+        inos.insert(ino, false);
         drop(inos);
         if first {
             self.wake.notify_one();
@@ -57,21 +57,45 @@ impl ReadPages {
         self.inos.lock().remove(&ino);
     }
 
-    fn all(&self) -> Vec<u64> {
-        self.inos.lock().iter().copied().collect()
+    /// Those to look at now: looks at them are under way from here.
+    fn due(&self) -> Vec<u64> {
+        let mut inos = self.inos.lock();
+        let due = inos.iter_mut().filter(|(_, looking)| !**looking);
+        due.map(|(ino, looking)| {
+            *looking = true;
+            *ino
+        })
+        .collect()
+    }
+
+    fn looked_at(&self, ino: u64) {
+        if let Some(looking) = self.inos.lock().get_mut(&ino) {
+            *looking = false;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.inos.lock().is_empty()
     }
 }
 
 /// Looks at what was read and is still open, for as long as there is a mount.
 pub async fn watch(fs: Arc<FileSystem>) {
+    let places = Arc::new(Semaphore::new(PARALLEL));
     loop {
-        let inos = fs.pages.all();
-        if inos.is_empty() {
+        if fs.pages.is_empty() {
             fs.pages.wake.notified().await;
-        } else {
-            let open = fs.handles.open_inodes();
-            let looks = inos.into_iter().map(|ino| fs.look_at_pages(ino, &open));
-            futures::stream::iter(looks).for_each_concurrent(PARALLEL, |look| look).await;
+        }
+        let open: Arc<[u64]> = fs.handles.open_inodes().into();
+        for ino in fs.pages.due() {
+            let (fs, places, open) = (Arc::clone(&fs), Arc::clone(&places), Arc::clone(&open));
+            // By itself: the others do not wait for a slow one.
+            tokio::spawn(async move {
+                // Never closed.
+                let _place = places.acquire_owned().await;
+                fs.look_at_pages(ino, &open).await;
+                fs.pages.looked_at(ino);
+            });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -108,10 +132,10 @@ impl FileSystem {
                 return;
             }
         }
-        if data.pages_are_stale() {
+        if let Some(stale) = data.stale_pages() {
             self.pages.forget(ino);
             self.drop_old_pages(ino).await;
-            data.pages_dropped();
+            data.pages_dropped(stale);
         }
     }
 }

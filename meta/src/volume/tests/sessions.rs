@@ -13,7 +13,9 @@ use super::fixture::{Client, Fixture, answer, make, new_session, on_each_engine,
 use super::keeping::{begin, chmod, is_answered};
 use crate::engine::Engine;
 use crate::engine::memory::MemoryEngine;
-use crate::volume::{Execution, Volume, Which};
+use crate::volume::edit::Edit;
+use crate::volume::record::SessionRow;
+use crate::volume::{Execution, Volume, Which, session_end};
 
 fn done(execution: Execution) -> Result<reply::Result, Code> {
     match execution {
@@ -323,12 +325,44 @@ fn silence_costs_the_locks_first_and_the_session_later() {
         silence(fixture, &client, limits::LEASE + limits::LEASE_MARGIN + Duration::from_millis(1));
         assert_eq!(fixture.volume.tick().unwrap(), []);
         assert_eq!(held(&client), 0);
+        let generation = client.generation.load(Ordering::Relaxed);
+        let losses = || fixture.volume.renew(client.id, generation).unwrap();
+        assert_eq!(losses(), 1, "it is told");
+        // Silence without a lock costs none.
+        silence(fixture, &client, limits::LEASE + limits::LEASE_MARGIN + Duration::from_millis(1));
+        assert_eq!(fixture.volume.tick().unwrap(), []);
+        assert_eq!(losses(), 1);
         client.write_inline(&file, open, b"still open").unwrap();
         assert_eq!(other.getattr(&theirs).unwrap_err(), Code::FsStale);
         silence(fixture, &client, limits::SESSION);
         assert_eq!(fixture.volume.tick().unwrap(), [client.id]);
         assert_eq!(client.getattr(&file).unwrap_err(), Code::SessionUnknown);
         assert_eq!(fixture.verify().inodes, 1, "what only it held open is gone");
+    });
+}
+
+/// The look for silent sessions and a cut may be under way at once: the row of
+/// one that was cut must not come back, or a restart would revive it.
+#[test]
+fn a_session_that_was_cut_is_not_written_again_with_its_lost_locks() {
+    on_each_engine(|fixture| {
+        let client = fixture.client();
+        let file = client.create(&client.root, "f").unwrap().handle;
+        client.set_lock(&file, super::fixture::lock(LockKind::Write, 1, 0, 10)).unwrap();
+        silence(fixture, &client, limits::LEASE * 2);
+        let session = fixture.volume.sessions.live(client.id).unwrap();
+        let cut = &mut |edit: &mut Edit<'_>| {
+            session_end::end(edit, client.id, Code::TokenRevoked);
+            Ok(())
+        };
+        fixture.volume.change_alone(cut).unwrap();
+        fixture.volume.lose_locks(&session).unwrap();
+        let key = fixture.volume.keys.session(client.id);
+        let row: Option<SessionRow> =
+            fixture.volume.with_view(|view| view.record("session", &key)).unwrap();
+        assert!(row.is_none(), "it is back");
+        let again = fixture.reopen();
+        assert_eq!(again.volume.attach(client.id).unwrap_err().code(), Code::TokenRevoked);
     });
 }
 
