@@ -162,7 +162,7 @@ impl FileData {
         self.ask_validity(era).await
     }
 
-    /// As [`FileData::revalidate`], for what the kernel has: at meta, unless
+    /// As `revalidate`, for what the kernel has: at meta, unless
     /// it tells before anybody else changes the file, and will for longer than
     /// `ahead`.
     ///
